@@ -1,0 +1,59 @@
+"""Cross-entropy: a measure of distributions, a loss to train with, a score of predictions.
+
+Importing this loads NumPy and nothing heavier; arrays of other libraries are taken as they come.
+"""
+
+from xent.information import (
+    Unsupported,
+    conditional_entropy,
+    cross_entropy,
+    entropy,
+    js_divergence,
+    kl_divergence,
+    mutual_information,
+    perplexity,
+    surprisal,
+    unsupported,
+)
+from xent.losses import (
+    SoftmaxStatistics,
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    nll,
+    sigmoid_cross_entropy,
+    sigmoid_cross_entropy_hessian_vector_product,
+    sigmoid_cross_entropy_value_and_grad,
+    softmax_cross_entropy,
+    softmax_cross_entropy_hessian_vector_product,
+    softmax_cross_entropy_value_and_grad,
+    softmax_statistics,
+    squared_error,
+    squared_error_value_and_grad,
+)
+
+__all__ = [
+    "SoftmaxStatistics",
+    "Unsupported",
+    "binary_cross_entropy",
+    "categorical_cross_entropy",
+    "conditional_entropy",
+    "cross_entropy",
+    "entropy",
+    "js_divergence",
+    "kl_divergence",
+    "mutual_information",
+    "nll",
+    "perplexity",
+    "sigmoid_cross_entropy",
+    "sigmoid_cross_entropy_hessian_vector_product",
+    "sigmoid_cross_entropy_value_and_grad",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_hessian_vector_product",
+    "softmax_cross_entropy_value_and_grad",
+    "softmax_statistics",
+    "squared_error",
+    "squared_error_value_and_grad",
+    "surprisal",
+    "unsupported",
+]
+__version__ = "0.1.0.dev0"

@@ -1,0 +1,318 @@
+"""What every room needs to know about arrays: whose they are, how precise, how to sum them.
+
+Arrays of any library that follows the Python array standard are taken as they are; lists, scalars
+and data-frame columns become NumPy arrays. A framework is looked up in ``sys.modules``, never
+imported: an array of a library that is not loaded cannot exist.
+
+Some results carry their own rounding error beside them, as a *pair* ``(high, low)`` whose exact
+value is ``high + low``. Rounding errors have derivative zero, so they are hidden from automatic
+differentiation by `constant`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, Protocol, TypeAlias, cast
+
+import numpy as np
+
+from xent.errors import OptionError, ShapeError
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Pair",
+    "accumulation_dtype",
+    "as_arrays",
+    "as_floats",
+    "checking",
+    "constant",
+    "divide_pair",
+    "move_last",
+    "output_dtype",
+    "sum_accurately",
+    "sum_pair",
+    "two_difference",
+    "unit_sum_tolerance",
+    "where_is",
+]
+
+
+class Array(Protocol):  # noqa: PLW1641 (arrays are not hashable)
+    """The members of a standard array that xent uses."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def ndim(self) -> int: ...  # noqa: D102
+    @property
+    def dtype(self) -> Any: ...  # noqa: D102
+    def __getitem__(self, key: Any, /) -> Array: ...
+    def __float__(self) -> float: ...
+    def __int__(self) -> int: ...
+    def __neg__(self) -> Array: ...
+    def __invert__(self) -> Array: ...
+    def __add__(self, other: Any, /) -> Array: ...
+    def __radd__(self, other: Any, /) -> Array: ...
+    def __sub__(self, other: Any, /) -> Array: ...
+    def __rsub__(self, other: Any, /) -> Array: ...
+    def __mul__(self, other: Any, /) -> Array: ...
+    def __rmul__(self, other: Any, /) -> Array: ...
+    def __truediv__(self, other: Any, /) -> Array: ...
+    def __rtruediv__(self, other: Any, /) -> Array: ...
+    def __pow__(self, other: Any, /) -> Array: ...
+    def __eq__(self, other: Any, /) -> Array: ...  # type: ignore[override]
+    def __ne__(self, other: Any, /) -> Array: ...  # type: ignore[override]
+    def __and__(self, other: Any, /) -> Array: ...
+    def __or__(self, other: Any, /) -> Array: ...
+    def __lt__(self, other: Any, /) -> Array: ...
+    def __le__(self, other: Any, /) -> Array: ...
+    def __gt__(self, other: Any, /) -> Array: ...
+    def __ge__(self, other: Any, /) -> Array: ...
+
+
+ArrayLike: TypeAlias = Any
+"""An `Array`, or what `numpy.asarray` makes one of: nested lists, numbers, data-frame columns."""
+
+Pair: TypeAlias = tuple[Array, Array]
+"""An unevaluated sum ``(high, low)``."""
+
+
+def _torch_owns(x: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _jax_owns(x: object) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
+def _is_foreign(x: object) -> bool:
+    """Tell whether an object is an array of a library other than NumPy."""
+    if isinstance(x, np.ndarray | np.generic):
+        return False
+    return hasattr(x, "__array_namespace__") or _torch_owns(x)
+
+
+def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
+    """Find the namespace that the arrays among `values` share, and bring the rest to it.
+
+    Returns
+    -------
+    namespace, arrays
+        The namespace to compute in, and one array for each value (``None`` stays ``None``).
+        It is NumPy's unless an array of another library is among them.
+    """
+    owned = [v for v in values if _is_foreign(v)]
+    if not owned:
+        return np, [None if v is None else np.asarray(v) for v in values]
+    # Imported here: its NumPy half alone would triple the time of `import xent`.
+    import array_api_compat
+
+    try:
+        xp = array_api_compat.array_namespace(*owned)
+    except TypeError as error:
+        raise OptionError(
+            f"arrays of one call must belong to one library: got {error}. "
+            "Hint: convert them first; only NumPy arrays and lists are converted for you."
+        ) from error
+    device = array_api_compat.device(owned[0])
+    return xp, [
+        v if v is None or _is_foreign(v) else xp.asarray(np.asarray(v), device=device)
+        for v in values
+    ]
+
+
+def accumulation_dtype(xp: Any, *arrays: Array | None) -> Any:
+    """Return the dtype to compute in: float64, or the widest float where there is none.
+
+    JAX without 64-bit and Apple's GPUs have no float64; there the arithmetic of pairs keeps
+    the digits of float32.
+    """
+    present = [a for a in arrays if a is not None]
+    wide = xp.float64
+    if xp is not np:
+        on_apple_gpu = any(
+            getattr(getattr(a, "device", None), "type", "") == "mps" for a in present
+        )
+        offered = xp.__array_namespace_info__().dtypes(kind="real floating")
+        if on_apple_gpu or "float64" not in offered:
+            wide = xp.float32
+    floats = [a.dtype for a in present if xp.isdtype(a.dtype, "real floating")]
+    return xp.result_type(wide, *floats) if floats else wide
+
+
+def output_dtype(xp: Any, *arrays: Array | None) -> Any:
+    """Return the dtype of a result: the widest among the inputs' floats, at least float32."""
+    floats = [a.dtype for a in arrays if a is not None and xp.isdtype(a.dtype, "real floating")]
+    if not floats:
+        return accumulation_dtype(xp, *arrays)
+    return xp.result_type(xp.float32, *floats)
+
+
+def as_floats(xp: Any, array: Array, dtype: Any, name: str) -> Array:
+    """Convert real numbers to `dtype`, refusing what is not a real number."""
+    if not xp.isdtype(array.dtype, ("bool", "integral", "real floating")):
+        raise OptionError(
+            f"{name} must hold real numbers: got dtype {array.dtype}. "
+            "Hint: convert them first; complex numbers and text have no order or logarithm here."
+        )
+    return xp.astype(array, dtype, copy=False)
+
+
+def move_last(xp: Any, array: Array, axis: int, name: str) -> Array:
+    """Move `axis` to the end, or say which axes there are."""
+    if array.ndim == 0:
+        raise ShapeError(f"{name} must have at least one axis: got a single number. Hint: [x, …].")
+    if not -array.ndim <= axis < array.ndim:
+        raise ShapeError(
+            f"axis must lie in [{-array.ndim}, {array.ndim}) for {name} of shape "
+            f"{tuple(array.shape)}: got {axis}. Hint: axis=-1 is the last."
+        )
+    return array if axis in (-1, array.ndim - 1) else xp.moveaxis(array, axis, -1)
+
+
+def constant(x: Array) -> Array:
+    """Hide an array from automatic differentiation: its derivative is taken to be zero."""
+    if _torch_owns(x):
+        return cast("Any", x).detach()
+    if _jax_owns(x):
+        return sys.modules["jax"].lax.stop_gradient(x)
+    return x
+
+
+def _is_readable(x: Array) -> bool:
+    """Tell whether values can be looked at without tracing errors or waiting for a device."""
+    if isinstance(x, np.ndarray):
+        return True
+    if _torch_owns(x):
+        torch, tensor = sys.modules["torch"], cast("Any", x)
+        if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+            return False
+        fake = isinstance(tensor, torch._subclasses.FakeTensor)
+        return not (fake or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+    if _jax_owns(x):
+        jax, value = sys.modules["jax"], cast("Any", x)
+        return not isinstance(value, jax.core.Tracer) and all(
+            device.platform == "cpu" for device in value.devices()
+        )
+    return "cpu" in str(getattr(x, "device", "cpu")).lower()
+
+
+def checking(check: bool | None, *arrays: Array | None) -> bool:
+    """Decide whether bad values raise (True) or make their rows NaN (False).
+
+    ``None`` raises for eager values on the CPU, where looking costs little; ``True`` insists, at
+    the price of waiting for the device.
+    """
+    if check is None:
+        return all(_is_readable(a) for a in arrays if a is not None)
+    if check and any(_jax_owns(a) and _is_tracer(a) for a in arrays):
+        raise OptionError(
+            "check=True must look at values, and these are being traced. "
+            "Hint: call outside jit and vmap, or leave check=None: bad rows then become NaN."
+        )
+    return check
+
+
+def _is_tracer(x: object) -> bool:
+    return isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def where_is(xp: Any, mask: Array) -> tuple[int, ...] | None:
+    """Return the index of the first true entry, or None where there is none."""
+    if not bool(xp.any(mask)):
+        return None
+    flat = int(cast("Any", xp.argmax(xp.astype(xp.reshape(mask, (-1,)), xp.uint8))))
+    return tuple(int(i) for i in np.unravel_index(flat, tuple(mask.shape)))
+
+
+def unit_sum_tolerance(epsilon: float, length: int) -> float:
+    """Return how far from 1 the sum of a distribution may lie.
+
+    ``8·ε + 4·√length·2⁻²³``, where ε is the spacing of the dtype at 1, at least float32's: a
+    distribution that was normalised in float32, or stored in a half type, passes; one that was
+    rounded to a few decimals does not.
+
+    Examples
+    --------
+    >>> unit_sum_tolerance(2.0**-52, 10) < 3e-6 < unit_sum_tolerance(2.0**-10, 10)
+    True
+    """
+    single = 2.0**-23
+    return 8.0 * max(epsilon, single) + 4.0 * math.sqrt(length) * single
+
+
+# ---- arithmetic that keeps its rounding errors ------------------------------------------------
+
+
+def _finite_or_zero(xp: Any, low: Array) -> Array:
+    """Drop the meaningless remainder of an infinite or NaN result, and its derivative."""
+    return constant(xp.where(xp.isfinite(low), low, xp.zeros_like(low)))
+
+
+def _two_sum(xp: Any, a: Array, b: Array) -> Pair:
+    """Return a + b and the exact rounding error of that sum (Knuth 1969, TAOCP 2, 4.2.2)."""
+    a_, b_ = constant(a), constant(b)
+    high = a_ + b_
+    part = high - a_
+    return a + b, _finite_or_zero(xp, (a_ - (high - part)) + (b_ - part))
+
+
+def two_difference(xp: Any, a: Array, b: Array) -> Pair:
+    """Return a − b and the exact rounding error of that difference."""
+    return _two_sum(xp, a, -b)
+
+
+def divide_pair(xp: Any, numerator: Pair, divisor: float) -> Pair:
+    """Divide a pair by a number, to about twice the precision of the dtype.
+
+    Accurate where the quotient lies above −1000, which is where its exponential is not zero.
+    The leading part of the quotient is cut to a grid, so that its product with the leading part
+    of the divisor is exact, also where a compiler fuses multiplication and addition.
+    """
+    if divisor == 1.0:
+        return numerator
+    high, low = numerator
+    quotient = high / divisor
+    grid = 2.0**16 if quotient.dtype == getattr(xp, "float64", None) else 2.0**4
+    kept_bits = 26 if grid == 2.0**16 else 12
+    exponent = math.frexp(divisor)[1] - kept_bits
+    head = math.ldexp(math.floor(math.ldexp(divisor, -exponent)), exponent)
+    q = constant(quotient)
+    lead = xp.round(q * grid) / grid
+    rest = ((constant(high) - lead * head) - lead * (divisor - head) + low) / divisor
+    correction = (lead - q) + rest
+    near = (q > -1000.0) & (q < 1000.0)
+    return quotient, _finite_or_zero(xp, xp.where(near, correction, xp.zeros_like(q)))
+
+
+def sum_pair(xp: Any, x: Array) -> Pair:
+    """Sum over the last axis by a fixed binary tree, with the rounding errors beside it.
+
+    The tree depends on the length alone, so the bits of a sum do not depend on what lies beside
+    it; the errors of each addition are themselves added, so length costs no digits.
+    """
+    n = x.shape[-1]
+    low = xp.zeros_like(constant(x))
+    if n == 0:
+        empty = xp.sum(x, axis=-1)
+        return empty, xp.zeros_like(constant(empty))
+    while n > 1:
+        half = n // 2
+        a, b = x[..., :half], x[..., half : 2 * half]
+        high, error = _two_sum(xp, a, b)
+        error = error + (low[..., :half] + low[..., half : 2 * half])
+        if n % 2:
+            high = xp.concat([high, x[..., 2 * half :]], axis=-1)
+            error = xp.concat([error, low[..., 2 * half :]], axis=-1)
+        x, low, n = high, error, half + n % 2
+    return x[..., 0], low[..., 0]
+
+
+def sum_accurately(xp: Any, x: Array) -> Array:
+    """Sum over the last axis, losing no digits to its length."""
+    high, low = sum_pair(xp, x)
+    return high + low

@@ -1,0 +1,306 @@
+"""One call of a loss, validated: rows of values and targets, ready for the definition.
+
+A `ClassProblem` has rows of one value for each class (logits, probabilities or
+log-probabilities); an `EntryProblem` has entries that are each their own yes-or-no question.
+Both hand out blocks of checked values, collect what is computed from them, and reduce it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from xent.arrays import (
+    Array,
+    ArrayLike,
+    accumulation_dtype,
+    as_arrays,
+    as_floats,
+    checking,
+    move_last,
+    output_dtype,
+    where_is,
+)
+from xent.errors import OptionError, ShapeError
+from xent.losses.rows import Reduction, Rows, in_blocks, product_of, require_number, row_weights
+from xent.losses.targets import Targets, read_class_weight, read_entries, read_targets
+
+__all__ = [
+    "ClassOptions",
+    "ClassProblem",
+    "EntryOptions",
+    "EntryProblem",
+    "class_problem",
+    "entry_problem",
+]
+
+
+class ClassOptions(TypedDict, total=False):
+    """The keyword arguments that every loss over classes takes."""
+
+    axis: int
+    class_weight: ArrayLike | None
+    row_weight: ArrayLike | None
+    ignore_index: int | None
+    reduction: Literal["mean", "sum", "none"]
+    normalizer: Any
+    check: bool | None
+
+
+class EntryOptions(TypedDict, total=False):
+    """The keyword arguments that every loss over single entries takes."""
+
+    pos_weight: ArrayLike | None
+    row_weight: ArrayLike | None
+    label_smoothing: float
+    reduction: Literal["mean", "sum", "none"]
+    normalizer: Any
+    check: bool | None
+
+
+Inspect = Callable[[Any, Array, Callable[[int], str], bool], Array]
+"""``inspect(xp, values, place, raising)`` raises for bad values, or returns which rows are bad;
+``place`` names a row of the block as the caller counts them."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    rows: Rows
+    values: Array
+    reduction: Reduction
+    inspect: Inspect
+    raising: bool
+    wide: Any
+    out: Any
+    name: str
+
+    def place(self, part: slice) -> Callable[[int], str]:
+        return lambda row: self.rows.where(part.start + row)
+
+    def _read(self, part: slice, kept: Array, idle: float) -> tuple[Array, Array]:
+        xp = self.rows.xp
+        values = as_floats(xp, self.values[part, ...], self.wide, self.name)
+        values = xp.where(kept, values, idle)
+        return values, self.inspect(xp, values, self.place(part), self.raising)
+
+    def _poison(self, values: Array, bad: Array) -> Array:
+        """Make bad rows NaN; multiplied, not selected, so that their derivative is NaN too."""
+        if self.raising:
+            return values
+        return values * self.rows.xp.where(bad, self.rows.xp.nan, 1.0)
+
+    def reduced(self, losses: Array, mass: Array | None = None) -> Array:
+        """Reduce the losses of the rows; `mass` is what each row's target weighs."""
+        return self.reduction.apply(
+            self.rows, losses, self.reduction.divisor(self.rows, mass), self.out
+        )
+
+
+@dataclass(frozen=True)
+class ClassProblem(_Problem):
+    """Rows of values over classes (N, C), and their targets."""
+
+    targets: Targets
+    axis: int
+    idle: float  # what the values of a row that is not kept are replaced by
+
+    def block(self, part: slice) -> tuple[Array, Array]:
+        """Return the values of some rows in the wide dtype and their target masses."""
+        kept = self.rows.kept[part]
+        values, bad = self._read(part, kept[:, None], self.idle)
+        t, outside = self.targets.masses(self.rows, part, values, raising=self.raising)
+        bad = bad if outside is None else bad | outside
+        return self._poison(values, bad[:, None]), t
+
+    def per_row(self, compute: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
+        """Collect ``compute(part, values, masses)`` over all rows."""
+        count, classes = self.values.shape
+        return in_blocks(
+            self.rows.xp, count, classes, lambda part: compute(part, *self.block(part))
+        )
+
+    def scaled(self, by_row: Array, mass: Array) -> Array:
+        """Turn derivatives of row losses into those of the reduced loss, as the values came."""
+        xp, shape = self.rows.xp, self.rows.shape
+        scale = self.reduction.scale(self.rows, self.reduction.divisor(self.rows, mass))
+        kept = self.rows.kept[:, None]
+        scaled = xp.where(kept, by_row * scale[:, None], xp.zeros_like(by_row))
+        full = xp.reshape(xp.astype(scaled, self.out, copy=False), (*shape, scaled.shape[-1]))
+        return xp.moveaxis(full, -1, self.axis) if shape else full
+
+    def flat(self, vector: Array) -> Array:
+        """Bring an array of the values' own shape to (N, C) in the wide dtype."""
+        xp = self.rows.xp
+        moved = move_last(xp, as_floats(xp, vector, self.wide, "vector"), self.axis, "vector")
+        if tuple(moved.shape) != (*self.rows.shape, self.values.shape[-1]):
+            raise _vector_error(vector, self.name)
+        return xp.reshape(moved, tuple(self.values.shape))
+
+
+def class_problem(
+    name: str,
+    values: ArrayLike,
+    targets: ArrayLike,
+    inspect: Inspect,
+    *,
+    idle: Callable[[int], float],
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    row_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    normalizer: Any = "weight",
+    check: bool | None = None,
+) -> ClassProblem:
+    """Read and check the arguments of a loss over classes."""
+    xp, (values, targets, class_weight, row_weight) = as_arrays(
+        values, targets, class_weight, row_weight
+    )
+    raising = checking(check, values, targets, class_weight, row_weight)
+    wide = accumulation_dtype(xp, values)
+    last = move_last(xp, values, axis, name)
+    shape, classes = tuple(last.shape[:-1]), last.shape[-1]
+    if classes == 0:
+        raise ShapeError(
+            f"{name} must have at least one class: got shape {tuple(values.shape)} with axis "
+            f"{axis}. Hint: axis= names the axis of the classes."
+        )
+    read, kept = read_targets(
+        xp,
+        targets,
+        tuple(last.shape),
+        axis,
+        ignore_index,
+        class_weight=read_class_weight(xp, class_weight, classes, wide, raising=raising),
+        smoothing=require_number(
+            "label_smoothing", label_smoothing, 0.0, 1.0, "it is a share of the target's mass."
+        ),
+    )
+    return ClassProblem(
+        rows=row_weights(xp, row_weight, kept, shape, wide, raising),
+        values=xp.reshape(last, (product_of(shape), classes)),
+        reduction=Reduction(reduction, normalizer),
+        inspect=inspect,
+        raising=raising,
+        wide=wide,
+        out=output_dtype(xp, values),
+        name=name,
+        targets=read,
+        axis=axis,
+        idle=idle(classes),
+    )
+
+
+@dataclass(frozen=True)
+class EntryProblem(_Problem):
+    """Entries (N,), each its own yes-or-no question, and their targets."""
+
+    targets: Array
+    pos_weight: Array | None
+    smoothing: float
+
+    def block(self, part: slice) -> tuple[Array, Array, Array]:
+        """Return the values of some entries and their targets' masses on yes and on no."""
+        kept = self.rows.kept[part]
+        values, bad = self._read(part, kept, 0.0)
+        t = read_entries(self.rows, part, self.targets, values, raising=self.raising)
+        yes = t * (1.0 - self.smoothing) + self.smoothing / 2.0
+        no = (1.0 - t) * (1.0 - self.smoothing) + self.smoothing / 2.0
+        weighted = yes if self.pos_weight is None else yes * self.pos_weight[part]
+        return self._poison(values, bad), weighted, no
+
+    def per_row(self, compute: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
+        """Collect ``compute(part, values, yes, no)`` over all entries."""
+        count = self.values.shape[0]
+        return in_blocks(self.rows.xp, count, 1, lambda part: compute(part, *self.block(part)))
+
+    def scaled(self, by_row: Array) -> Array:
+        """Turn derivatives of entry losses into those of the reduced loss, as the values came."""
+        xp = self.rows.xp
+        scale = self.reduction.scale(self.rows, self.reduction.divisor(self.rows, None))
+        scaled = xp.where(self.rows.kept, by_row * scale, xp.zeros_like(by_row))
+        shaped = xp.reshape(scaled, self.rows.shape)
+        return xp.astype(shaped, self.out, copy=False)
+
+    def flat(self, vector: Array) -> Array:
+        """Bring an array of the values' own shape to (N,) in the wide dtype."""
+        if tuple(vector.shape) != self.rows.shape:
+            raise _vector_error(vector, self.name)
+        xp = self.rows.xp
+        return xp.reshape(as_floats(xp, vector, self.wide, "vector"), (-1,))
+
+
+def entry_problem(
+    name: str,
+    values: ArrayLike,
+    targets: ArrayLike,
+    inspect: Inspect,
+    *,
+    pos_weight: ArrayLike | None = None,
+    row_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    normalizer: Any = "weight",
+    check: bool | None = None,
+) -> EntryProblem:
+    """Read and check the arguments of a loss over entries."""
+    xp, (values, targets, pos_weight, row_weight) = as_arrays(
+        values, targets, pos_weight, row_weight
+    )
+    raising = checking(check, values, targets, pos_weight, row_weight)
+    wide = accumulation_dtype(xp, values)
+    shape = tuple(values.shape)
+    if tuple(targets.shape) != shape:
+        raise ShapeError(
+            f"targets must have the shape of {name}, {shape}: got shape {tuple(targets.shape)}. "
+            "Hint: one yes-or-no target for each entry; for class indices use "
+            "softmax_cross_entropy or categorical_cross_entropy."
+        )
+    flat = xp.reshape(values, (product_of(shape),))
+    kept = xp.ones_like(flat, dtype=xp.bool)
+    return EntryProblem(
+        rows=row_weights(xp, row_weight, kept, shape, wide, raising),
+        values=flat,
+        reduction=Reduction(reduction, normalizer),
+        inspect=inspect,
+        raising=raising,
+        wide=wide,
+        out=output_dtype(xp, values),
+        name=name,
+        targets=xp.reshape(targets, (product_of(shape),)),
+        pos_weight=_positive_weight(xp, pos_weight, shape, wide, raising),
+        smoothing=require_number(
+            "label_smoothing", label_smoothing, 0.0, 1.0, "targets move towards 1/2 by it."
+        ),
+    )
+
+
+def _positive_weight(
+    xp: Any, weight: Array | None, shape: tuple[int, ...], dtype: Any, raising: bool
+) -> Array | None:
+    if weight is None:
+        return None
+    weight = as_floats(xp, weight, dtype, "pos_weight")
+    try:
+        weight = xp.broadcast_to(weight, shape)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ShapeError(
+            f"pos_weight must fit the logits, shape {shape}: got shape {tuple(weight.shape)}. "
+            "Hint: one number, or one for each label on the last axis."
+        ) from error
+    bad = ~((weight >= 0) & xp.isfinite(weight))
+    if raising and (where := where_is(xp, bad)) is not None:
+        raise OptionError(
+            f"pos_weight must be finite and not negative: got {float(weight[where])!r} at index "
+            f"{where}. Hint: 2 counts each positive twice."
+        )
+    return xp.reshape(xp.where(bad, xp.nan, weight), (-1,))
+
+
+def _vector_error(vector: Array, name: str) -> ShapeError:
+    return ShapeError(
+        f"vector must have the shape of {name}: got shape {tuple(vector.shape)}. "
+        "Hint: one number for each of them."
+    )

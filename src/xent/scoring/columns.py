@@ -1,0 +1,56 @@
+"""Which column holds the probability of which label: matching by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["label_spellings", "match_prefix"]
+
+
+def match_prefix(names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return every prefix with which each label's text is the name of a column.
+
+    The empty prefix (names equal to labels) wins alone; otherwise more than one answer means that
+    the table holds several sets of probabilities.
+
+    Examples
+    --------
+    >>> match_prefix(["id", "p_cat", "p_dog"], ["dog", "cat"])
+    ['p_']
+    >>> match_prefix(["a_x", "a_y", "b_x", "b_y"], ["x", "y"])
+    ['a_', 'b_']
+    >>> match_prefix(["x", "y"], ["cat"])
+    []
+    """
+    have = set(names)
+    first = labels[0]
+    found = []
+    for name in names:
+        if name.endswith(first):
+            prefix = name[: len(name) - len(first)]
+            if all(prefix + label in have for label in labels) and prefix not in found:
+                found.append(prefix)
+    return [""] if "" in found else found
+
+
+def label_spellings(labels: Sequence[Any]) -> list[list[str]]:
+    """Return the texts under which labels may stand in column names, best first.
+
+    ``str`` of each label; for booleans also ``true`` and ``false``, ``1`` and ``0``; for whole
+    floats also the integer.
+
+    Examples
+    --------
+    >>> label_spellings([False, True])
+    [['False', 'True'], ['false', 'true'], ['0', '1']]
+    >>> label_spellings([0.0, 2.0])
+    [['0.0', '2.0'], ['0', '2']]
+    """
+    spellings = [[str(label) for label in labels]]
+    if all(isinstance(label, bool) for label in labels):
+        spellings.append([str(label).lower() for label in labels])
+        spellings.append([str(int(label)) for label in labels])
+    elif all(isinstance(label, float) and label.is_integer() for label in labels):
+        spellings.append([str(int(label)) for label in labels])
+    return spellings

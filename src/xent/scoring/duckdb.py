@@ -1,0 +1,303 @@
+"""The engine that reads tables: DuckDB, in the process, without loading the table.
+
+It knows files, columns and SQL, and no score: it returns groups of the numbers that
+`xent.scoring.summary` merges, and the few rows that a message or a report shows. A CSV is read as
+text with numbered columns, so that neither guessed types nor names ever change a value.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xent.errors import MissingExtraError, TableError
+
+__all__ = ["Table", "open_table", "quote_name", "quote_text"]
+
+_DELIMITERS = ",;\t|"
+_HEADER_LIMIT = 1 << 20
+
+
+def quote_name(name: str) -> str:
+    """Return an SQL identifier.
+
+    Examples
+    --------
+    >>> print(quote_name('a "b" c'))
+    "a ""b"" c"
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_text(text: str) -> str:
+    """Return an SQL string.
+
+    Examples
+    --------
+    >>> print(quote_text("it's"))
+    'it''s'
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open table: its columns and a connection to ask.
+
+    Attributes
+    ----------
+    path
+        The file.
+    names
+        The columns as the file names them.
+    kinds
+        Per column ``"text"``, ``"number"``, ``"boolean"``, ``"float"``, ``"list"`` or ``"other"``;
+        a CSV has text only.
+    source
+        The table as an SQL FROM clause.
+    numbered
+        The same with what `number_of_row` needs.
+    number_of_row
+        SQL for the number of a data row, from 1.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    source: str
+    numbered: str
+    number_of_row: str
+    _identifiers: tuple[str, ...]
+    _connection: Any
+
+    def text(self, column: int) -> str:
+        """Return SQL for a column as text, as its label would be written."""
+        name = self._identifiers[column]
+        if self.kinds[column] == "text":
+            return name
+        if self.kinds[column] == "float":  # labels that a missing value once turned to 1.0
+            return f"regexp_replace(CAST({name} AS VARCHAR), '\\.0$', '')"
+        return f"CAST({name} AS VARCHAR)"
+
+    def number(self, column: int) -> str:
+        """Return SQL for a column as DOUBLE, NULL where a text is no number."""
+        cast = "TRY_CAST" if self.kinds[column] == "text" else "CAST"
+        return f"{cast}({self._identifiers[column]} AS DOUBLE)"
+
+    def numbers(self, column: int) -> str:
+        """Return SQL for a column as a list of DOUBLE, NULL where it is none."""
+        return f"TRY_CAST({self._identifiers[column]} AS DOUBLE[])"
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a query whose answer is small."""
+        with _reading(self.path):
+            answer: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
+            return answer
+
+    def first_row(self) -> tuple[Any, ...] | None:
+        """Return the first row, or None in a table without rows."""
+        rows = self.rows(f"SELECT * FROM {self.source} LIMIT 1")
+        return rows[0] if rows else None
+
+    def distinct(self, column: int, *, limit: int, within: int | None = None) -> list[str]:
+        """Return up to `limit` distinct values as sorted text, of the first `within` rows."""
+        top = "" if within is None else f" LIMIT {within}"
+        rows = self.rows(
+            f"SELECT DISTINCT v FROM (SELECT {self.text(column)} AS v FROM {self.source}{top}) "
+            f"WHERE v IS NOT NULL LIMIT {limit}"
+        )
+        return sorted(str(row[0]) for row in rows)
+
+
+@contextmanager
+def open_table(source: str | Path) -> Iterator[Table]:
+    """Open a CSV or Parquet file.
+
+    Raises
+    ------
+    TableError
+        If there is no such file, or it is neither.
+    MissingExtraError
+        If duckdb is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError:
+        raise MissingExtraError("duckdb", "tables") from None
+
+    path = Path(source)
+    # Nothing is fetched from the network on the way: what is not built in is an error.
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    )
+    try:
+        start = _first_bytes(path)
+        if start.startswith(b"PAR1") or path.suffix.lower() in {".parquet", ".pq"}:
+            yield _open_parquet(path, connection)
+        else:
+            yield _open_csv(path, connection, compressed=start.startswith(b"\x1f\x8b"))
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except RuntimeError as error:  # how DuckDB says that the user pressed Ctrl-C
+        if "interrupt" in str(error).lower():
+            raise KeyboardInterrupt from None
+        raise
+    except duckdb.Error as error:
+        # The first lines say what and where; the rest is advice on options that xent sets itself.
+        said = str(error).split("Possible")[0].split("LINE 1:")[0]
+        what = " ".join(said.split())[:300].rstrip(".")
+        raise TableError(
+            f"{str(path)!r} cannot be read: {what}. "
+            "Hint: is the file complete, and CSV in UTF-8 or Parquet?"
+        ) from None
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise TableError(
+            f"there must be a file to score: got {str(path)!r}, which does not exist in or under "
+            f"{str(Path.cwd())!r}. Hint: check the spelling of the path."
+        )
+    if not path.is_file():
+        raise TableError(
+            f"the table must be an ordinary file: got {str(path)!r}. "
+            "Hint: it is read more than once, so save a stream or a folder to one file first."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise TableError(
+            f"{str(path)!r} cannot be read: {error.strerror}. Hint: check its permissions."
+        ) from None
+    if not start:
+        raise TableError(f"{str(path)!r} is empty: got 0 bytes. Hint: was it written completely?")
+    return start
+
+
+def _file_literal(path: Path) -> str:
+    """Return the path as an SQL string in which nothing is a wildcard."""
+    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.resolve()))
+    return quote_text(escaped)
+
+
+def _open_parquet(path: Path, connection: Any) -> Table:
+    options = f"{_file_literal(path)}, hive_partitioning = false"
+    source = f"read_parquet({options})"
+    with _reading(path):
+        described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    names = tuple(row[0] for row in described)
+    # Parquet knows the number of a row, which many threads can read; a window needs one.
+    known = "file_row_number" not in {name.lower() for name in names}
+    return Table(
+        path=path,
+        names=names,
+        kinds=tuple(_kind(row[1]) for row in described),
+        source=source,
+        numbered=f"read_parquet({options}, file_row_number = true)" if known else source,
+        number_of_row="file_row_number + 1" if known else "row_number() OVER ()",
+        _identifiers=tuple(quote_name(name) for name in names),
+        _connection=connection,
+    )
+
+
+def _kind(sql_type: str) -> str:
+    name = sql_type.upper()
+    if name.endswith("]"):
+        return "list"
+    if name.startswith(("VARCHAR", "ENUM")):
+        return "text"
+    if name in {"FLOAT", "DOUBLE"}:
+        return "float"
+    if name == "BOOLEAN":
+        return "boolean"
+    return "number" if name.endswith("INT") or name.startswith(("DECIMAL", "INTEGER")) else "other"
+
+
+def _open_csv(path: Path, connection: Any, *, compressed: bool) -> Table:
+    delimiter, names = _read_header(path, compressed=compressed)
+    # Some versions let the reader convert what TRY_CAST asks for, and then fail at a text that is
+    # no number, where TRY_CAST gives NULL.
+    rules = [
+        row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()
+    ]
+    if "type_pushdown" in rules:
+        connection.execute("SET disabled_optimizers = 'type_pushdown'")
+    identifiers = tuple(f"c{number}" for number in range(len(names)))
+    columns = ", ".join(f"{name}: 'VARCHAR'" for name in identifiers)
+    compression = "'gzip'" if compressed else "'none'"
+    source = (
+        f"read_csv({_file_literal(path)}, auto_detect = false, header = true, "
+        f"delim = {quote_text(delimiter)}, quote = '\"', escape = '\"', "
+        f"compression = {compression}, hive_partitioning = false, columns = {{{columns}}})"
+    )
+    return Table(
+        path=path,
+        names=names,
+        kinds=("text",) * len(names),
+        source=source,
+        numbered=source,
+        number_of_row="row_number() OVER ()",
+        _identifiers=identifiers,
+        _connection=connection,
+    )
+
+
+def _read_header(path: Path, *, compressed: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the delimiter and the column names of a CSV."""
+    try:
+        with gzip.open(path, "rb") if compressed else path.open("rb") as file:
+            text = file.read(_HEADER_LIMIT).decode("utf-8-sig", errors="ignore")
+            if b"\x00" in text.encode()[:4096]:
+                raise UnicodeError
+    except (UnicodeError, OSError, EOFError):
+        raise TableError(
+            f"{str(path)!r} must be a CSV in UTF-8 or a Parquet file: got something else. "
+            "Hint: save it as UTF-8."
+        ) from None
+    best: tuple[str, list[str]] = (",", [])
+    for delimiter in _DELIMITERS:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header = next(rows, [])
+        if len(header) > len(best[1]):
+            best = (delimiter, header)
+    delimiter, header = best
+    if not any(name.strip() for name in header):
+        raise TableError(
+            f"the first line of {str(path)!r} must name the columns: got an empty line. "
+            "Hint: label,p_cat,p_dog"
+        )
+    if len(header) > 1 and all(_is_number(name) for name in header):
+        raise TableError(
+            f"the first line of {str(path)!r} must name the columns: got the numbers "
+            f"{delimiter.join(header)[:60]!r}. Hint: write a line such as label,p_cat,p_dog above."
+        )
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise TableError(
+            f"columns of {str(path)!r} must have different names: got {twice[0]!r} twice. "
+            "Hint: rename one of them."
+        )
+    return delimiter, tuple(header)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

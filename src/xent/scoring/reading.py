@@ -1,0 +1,380 @@
+"""How a table is read as predictions: which column is what, decided from names, said in words.
+
+Nothing is guessed where two readings are possible: that is an error which names the flag that
+settles it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from xent.errors import OptionError, TableError
+from xent.scoring.columns import match_prefix
+from xent.scoring.duckdb import Table
+
+__all__ = ["Reading", "Wishes", "read_roles"]
+
+_LABELS = frozenset(
+    {"label", "labels", "y_true", "true_label", "target", "class", "truth", "y", "actual"}
+    | {"ground_truth", "gold"}
+)
+_IDS = ("id", "row_id", "example_id", "sample_id", "uid", "uuid", "key")
+_WEIGHTS = frozenset({"sample_weight", "sample_weights", "weight", "weights"})
+_BINARY = frozenset({"p", "prob", "proba", "probability", "y_prob", "y_proba", "p_hat"})
+_PREFIX = re.compile(r"(?:y_|pred_)?(?:p|prob|probs|proba|probability)[_.\- :]", re.IGNORECASE)
+# What two values usually mean, (negative, positive), compared without regard to case.
+_PAIRS = (
+    ("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"),
+    ("neg", "pos"), ("negative", "positive"), ("-1", "1"),
+)  # fmt: skip
+_SAMPLE_ROWS = 10_000
+_MOST_LABELS = 10_000
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller said about the columns; None leaves it to the names."""
+
+    label: str | None = None
+    probabilities: str | None = None
+    positive: str | None = None
+    classes: Sequence[str] | None = None
+    weights: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A table read as predictions.
+
+    Attributes
+    ----------
+    label
+        The column of the truth.
+    layout
+        ``"wide"`` (a column per class), ``"list"`` (one column of lists) or ``"binary"`` (one
+        column: the probability of the second class).
+    columns
+        The columns of the probabilities, in the order of the classes.
+    classes
+        The label values, as text; for a list of unknown length with class indices, empty.
+    weights, id
+        Columns, or None.
+    lower
+        Whether labels are compared in lower case (``True`` and ``true``).
+    words
+        The reading in sentences, each with the flag to say otherwise.
+    """
+
+    label: int
+    layout: str
+    columns: tuple[int, ...]
+    classes: tuple[str, ...]
+    weights: int | None
+    id: int | None
+    lower: bool
+    words: tuple[str, ...]
+
+
+def read_roles(table: Table, wishes: Wishes) -> Reading:
+    """Decide which column is what.
+
+    Raises
+    ------
+    TableError
+        If a column is missing, or more than one reading is possible.
+    OptionError
+        If the wishes contradict each other.
+    """
+    label = _label_column(table, wishes)
+    weights = _named_or_known(table, wishes.weights, "weights", _WEIGHTS, {label})
+    id_column = _id_column(table, wishes, label)
+    taken = {column for column in (label, weights, id_column) if column is not None}
+    layout, columns, stars = _probability_columns(table, wishes, taken, label)
+    classes, lower, how = _classes(table, wishes, label, layout, columns, stars)
+    names = table.names
+    shown = _list([names[column] for column in columns])
+    said = {
+        "wide": f"probabilities: {shown}{how}",
+        "list": f"probabilities: the lists in column {shown}{how}",
+        "binary": f"probabilities: column {shown}{how}",
+    }[layout]
+    words = [
+        f"label: column {names[label]!r} (else --label)",
+        f"{said} (else --probabilities{', --positive' if layout == 'binary' else ''})",
+        "weights: none, each row counts once (else --weights)"
+        if weights is None
+        else f"weights: column {names[weights]!r} (else --weights, or --weights none)",
+        "rows are named by their number (else --id)"
+        if id_column is None
+        else f"rows are named by column {names[id_column]!r} (else --id, or --id none)",
+    ]
+    return Reading(label, layout, columns, classes, weights, id_column, lower, tuple(words))
+
+
+# ---- one column for one role ------------------------------------------------------------------
+
+
+def _list(names: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" … {names[-1]!r}" if len(names) > most else "")
+
+
+def _find(table: Table, name: str, flag: str) -> int:
+    if name in table.names:
+        return table.names.index(name)
+    near = difflib.get_close_matches(name, table.names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "names are matched exactly."
+    raise TableError(
+        f"--{flag} must name a column of {str(table.path)!r}: got {name!r}, but the columns are "
+        f"{_list(table.names, 20)}. Hint: {hint}"
+    )
+
+
+def _label_column(table: Table, wishes: Wishes) -> int:
+    if wishes.label is not None:
+        return _find(table, wishes.label, "label")
+    found = [i for i, name in enumerate(table.names) if name.strip().lower() in _LABELS]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TableError(
+            f"the label column of {str(table.path)!r} must be plain: got "
+            f"{_list([table.names[i] for i in found])}. Hint: choose one with --label COLUMN."
+        )
+    raise TableError(
+        f"{str(table.path)!r} must have a column with the true label: got columns "
+        f"{_list(table.names, 20)}. Hint: say which with --label COLUMN; 'label', 'y_true' and "
+        "'target' are found by themselves."
+    )
+
+
+def _named_or_known(
+    table: Table, wish: str | None, flag: str, known: frozenset[str], taken: set[int]
+) -> int | None:
+    if wish is not None:
+        if wish == "none" and wish not in table.names:
+            return None
+        return _find(table, wish, flag)
+    found = [
+        i for i, name in enumerate(table.names) if name.strip().lower() in known and i not in taken
+    ]
+    if len(found) > 1:
+        raise TableError(
+            f"the {flag} column of {str(table.path)!r} must be plain: got "
+            f"{_list([table.names[i] for i in found])}. "
+            f"Hint: choose one with --{flag} COLUMN, or --{flag} none."
+        )
+    return found[0] if found else None
+
+
+def _id_column(table: Table, wishes: Wishes, label: int) -> int | None:
+    if wishes.id is not None:
+        return _named_or_known(table, wishes.id, "id", frozenset(), set())
+    lower = [name.strip().lower() for name in table.names]
+    for known in _IDS:
+        if known in lower and lower.index(known) != label:
+            return lower.index(known)
+    found = [i for i, name in enumerate(lower) if name.endswith("_id") and i != label]
+    return found[0] if len(found) == 1 else None
+
+
+# ---- the columns of the probabilities -----------------------------------------------------------
+
+
+def _probability_columns(
+    table: Table, wishes: Wishes, taken: set[int], label: int
+) -> tuple[str, tuple[int, ...], dict[int, str]]:
+    """Return the layout, the columns, and what a single ``*`` stood for in each."""
+    free = [i for i in range(len(table.names)) if i not in taken]
+    first = table.first_row()
+    if first is None:
+        raise TableError(
+            f"{str(table.path)!r} must have at least one row: got none, only the columns "
+            f"{_list(table.names)}. Hint: was it written completely?"
+        )
+    lists = [
+        i
+        for i in free
+        if table.kinds[i] == "list" or (isinstance(first[i], str) and first[i].startswith("["))
+    ]
+    if wishes.probabilities is not None:
+        columns, stars = _wished_columns(table, wishes.probabilities, free)
+        if len(columns) == 1:
+            return ("list" if columns[0] in lists else "binary"), columns, stars
+        return "wide", columns, stars
+    groups: dict[str, list[int]] = {}
+    for i in free:
+        prefix = _PREFIX.match(table.names[i])
+        if prefix and i not in lists and table.names[i][prefix.end() :]:
+            groups.setdefault(prefix.group(), []).append(i)
+    wide = {prefix: columns for prefix, columns in groups.items() if len(columns) > 1}
+    found: list[tuple[str, tuple[int, ...], str]] = [
+        ("wide", tuple(columns), f"{prefix}*") for prefix, columns in wide.items()
+    ]
+    found += [("list", (i,), table.names[i]) for i in lists]
+    if not found:
+        grouped = [i for columns in groups.values() for i in columns]
+        known = [i for i in free if table.names[i].strip().lower() in _BINARY]
+        found = [("binary", (i,), table.names[i]) for i in dict.fromkeys(grouped + known)]
+    if not found:
+        values = table.distinct(label, limit=_MOST_LABELS, within=_SAMPLE_ROWS)
+        named = [i for i in free if table.names[i] in values]
+        if values and len(named) == len(values) and len(named) > 1:
+            found = [("wide", tuple(named), "the label values")]
+    if len(found) == 1:
+        layout, columns, _ = found[0]
+        stars = {
+            i: table.names[i][prefix.end() :]
+            for i in columns
+            if (prefix := _PREFIX.match(table.names[i])) is not None
+        }
+        return layout, columns, stars if len(stars) == len(columns) else {}
+    if found:
+        raise TableError(
+            f"the probabilities in {str(table.path)!r} must be plain: got "
+            f"{_list([what for _, _, what in found])}. "
+            f"Hint: choose with --probabilities '{found[0][2]}'."
+        )
+    raise TableError(
+        f"{str(table.path)!r} must have columns with probabilities: got columns "
+        f"{_list(table.names, 20)}. Hint: say which with --probabilities 'p_*' or a,b,c; columns "
+        "named p_<label>, a list column or one column 'p' are found by themselves."
+    )
+
+
+def _wished_columns(
+    table: Table, wish: str, free: list[int]
+) -> tuple[tuple[int, ...], dict[int, str]]:
+    """Return the columns that a comma-separated list of names and patterns stands for."""
+    columns: list[int] = []
+    stars: dict[int, str] = {}
+    for pattern in [wish] if wish in table.names else wish.split(","):
+        if pattern in table.names:
+            hits = [table.names.index(pattern)]
+        else:
+            hits = [i for i in free if fnmatchcase(table.names[i], pattern)]
+        if not hits:
+            raise TableError(
+                f"--probabilities must name columns of {str(table.path)!r}: got {pattern!r}, but "
+                f"the columns are {_list(table.names, 20)}. Hint: 'p_*' means every column whose "
+                "name starts with p_; quote it, or the shell expands it."
+            )
+        head, star, tail = pattern.partition("*")
+        for i in hits:
+            if i not in columns:
+                columns.append(i)
+            if star and not re.search(r"[*?\[]", head + tail):
+                stars[i] = table.names[i][len(head) : len(table.names[i]) - len(tail) or None]
+    return tuple(columns), stars if len(stars) == len(columns) else {}
+
+
+# ---- the classes -----------------------------------------------------------------------------
+
+
+def _classes(
+    table: Table,
+    wishes: Wishes,
+    label: int,
+    layout: str,
+    columns: tuple[int, ...],
+    stars: dict[int, str],
+) -> tuple[tuple[str, ...], bool, str]:
+    """Return the classes as text, whether case is ignored, and how that was found in words."""
+    if wishes.positive is not None and layout != "binary":
+        raise OptionError(
+            f"--positive must go with one column of probabilities: got {len(columns)} columns or "
+            "lists. Hint: --probabilities COLUMN chooses the one column."
+        )
+    if wishes.classes is not None:
+        return _named_classes(wishes, layout, columns)
+    if layout == "list":
+        return (), False, ", entry 0 first, for the labels 0, 1, … (names: --classes)"
+    if layout == "binary":
+        return _binary_classes(table, wishes, label, columns[0], stars)
+    values = table.distinct(label, limit=_MOST_LABELS, within=_SAMPLE_ROWS)
+    names = [table.names[i] for i in columns]
+    candidates = [names] + ([[stars[i] for i in columns]] if stars else [])
+    if values:
+        candidates += [
+            [name[len(prefix) :] for name in names]
+            for prefix in match_prefix(names, values)
+            if all(name.startswith(prefix) and name != prefix for name in names)
+        ]
+    for classes in candidates:
+        if set(values) <= set(classes):
+            return tuple(classes), False, f" for the labels {_list(classes)}"
+    for classes in candidates:  # True in the table, p_true in the header
+        lower = [name.lower() for name in classes]
+        if set(lower) == {"true", "false"} and {value.lower() for value in values} <= set(lower):
+            return tuple(lower), True, f" for the labels {_list(lower)}"
+    # The reading that explains most labels; the first label without a column is then an error
+    # that can say the row.
+    best = max(candidates, key=lambda classes: len(set(values) & set(classes)))
+    if not set(values) & set(best):
+        raise TableError(
+            f"each label must have a column of probabilities that is named after it: got labels "
+            f"{_list(values)} and columns {_list(names)}. Hint: --classes a,b,c gives the label "
+            "values in the order of the columns."
+        )
+    return tuple(best), False, f" for the labels {_list(best)}"
+
+
+def _named_classes(
+    wishes: Wishes, layout: str, columns: tuple[int, ...]
+) -> tuple[tuple[str, ...], bool, str]:
+    classes = tuple(str(name) for name in wishes.classes or ())
+    count = {"wide": len(columns), "binary": 2}.get(layout)
+    if len(set(classes)) != len(classes) or len(classes) < 2 or count not in {None, len(classes)}:
+        wanted = "at least two" if count is None else str(count)
+        raise OptionError(
+            f"--classes must name {wanted} different label values: got {_list(classes)}. "
+            "Hint: one per probability, in their order; for one column the negative, then the "
+            "positive."
+        )
+    if wishes.positive is not None and wishes.positive != classes[1]:
+        raise OptionError(
+            f"--positive must be the second of --classes: got {wishes.positive!r} and "
+            f"{_list(classes)}. Hint: one of the two is enough."
+        )
+    how = f", P({classes[1]!r})" if layout == "binary" else f" for the labels {_list(classes)}"
+    return classes, False, how
+
+
+def _binary_classes(
+    table: Table, wishes: Wishes, label: int, column: int, stars: dict[int, str]
+) -> tuple[tuple[str, ...], bool, str]:
+    """Settle which label value the one column is the probability of."""
+    values = table.distinct(label, limit=4)
+    name = table.names[column]
+    if len(values) > 2:
+        raise TableError(
+            f"one column of probabilities, {name!r}, must go with two label values: got "
+            f"{_list(values[:3])}{' …' if len(values) > 3 else ''}. Hint: --probabilities 'p_*' "
+            "names a column per class; --label names another label."
+        )
+    pair = next((p for p in _PAIRS if {v.lower() for v in values} <= set(p)), None)
+    by_lower = {v.lower(): v for v in values}
+    wish, named = wishes.positive, stars.get(column, "")
+    if wish is None and named.lower() in by_lower:
+        wish = named
+    if wish is None and pair is not None and values:
+        wish = pair[0] if named.lower() in {p[0] for p in _PAIRS} else pair[1]
+    positive = wish if wish in values else by_lower.get((wish or "").lower())
+    if positive is None and len(values) == 1:
+        positive = wish  # a table in which no row is positive
+    if positive is None:
+        got = "no hint which" if wishes.positive is None else repr(wishes.positive)
+        raise TableError(
+            f"column {name!r} must be the probability of one of the label values {_list(values)}: "
+            f"got {got}. Hint: --positive VALUE says which."
+        )
+    others = [v for v in values if v != positive]
+    negative = others[0] if others else f"not {positive}"
+    if not others and pair is not None and positive.lower() in pair:
+        negative = pair[1 - pair.index(positive.lower())]
+    return (negative, positive), False, f", P(label = {positive!r})"

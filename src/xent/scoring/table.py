@@ -1,0 +1,469 @@
+"""The score of a table of predictions on disk: one scan, then everything from its summaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xent.errors import DistributionError, OptionError, TableError, TargetError
+from xent.scoring.duckdb import Table, open_table
+from xent.scoring.query import Group, Query
+from xent.scoring.reading import Reading, Wishes, read_roles
+from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
+from xent.units import from_nats
+
+__all__ = ["FLOORS", "ClassScore", "ScoredRow", "TableScore", "score_table"]
+
+FLOORS = (1e-15, 1e-6, 1e-3)
+# Re-centring a sum of squares keeps 12 digits while this much of it is left, 16 − log10(1e4).
+_KEPT = 1e-4
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The score of the rows of one true label.
+
+    Attributes
+    ----------
+    label
+        The label's text.
+    summary
+        The mergeable statistics of its rows.
+    correct_weight
+        Σw of the rows whose largest probability is this label's.
+    share
+        The part of the whole loss that these rows make up; None where the whole is 0 or infinite.
+    """
+
+    label: str
+    summary: LossSummary
+    correct_weight: float
+    share: float | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Weighted share of the rows that were called right; None without rows."""
+        weight = self.summary.weight
+        return self.correct_weight / weight if weight else None
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One row with its loss.
+
+    Attributes
+    ----------
+    number
+        The row's number among the data rows, from 1.
+    name
+        The value of the id column, or the number.
+    label
+        The true label.
+    p_truth
+        The probability that the truth got.
+    probabilities
+        Every label's probability.
+    """
+
+    number: int
+    name: str
+    label: str
+    p_truth: float
+    probabilities: Mapping[str, float]
+
+    @property
+    def loss(self) -> float:
+        """−log P(truth) in nats; +∞ where that probability is 0."""
+        return -math.log(min(self.p_truth, 1.0)) + 0.0 if self.p_truth > 0.0 else math.inf
+
+
+@dataclass(frozen=True)
+class TableScore:
+    """The log loss of a table of predictions, and where it comes from. All amounts in nats.
+
+    Attributes
+    ----------
+    path
+        The file.
+    reading
+        How its columns were read, in sentences with the flag to say otherwise.
+    rows
+        Data rows, those of weight 0 too.
+    summary
+        The mergeable statistics of all rows with a weight.
+    classes
+        The score of each label's rows, in the order of the columns.
+    worst
+        The rows with the largest loss, infinite ones first.
+    floor_scores
+        The log loss with a floor under every probability, per floor.
+    loose_rows
+        Rows accepted by `allow_unnormalised` only.
+    allow_unnormalised
+        How far from 1 sums were allowed to be; None for rounding only.
+    """
+
+    path: str
+    reading: tuple[str, ...]
+    rows: int
+    summary: LossSummary
+    classes: tuple[ClassScore, ...]
+    worst: tuple[ScoredRow, ...]
+    floor_scores: Mapping[float, float]
+    loose_rows: int
+    allow_unnormalised: float | None
+
+    @property
+    def n(self) -> int:
+        """Number of rows that have a weight."""
+        return self.summary.n
+
+    @property
+    def log_loss(self) -> float:
+        """Mean of −log P(truth); +∞ when some row with a weight gave the truth 0."""
+        return self.summary.log_loss
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the log loss; None when infinite or for fewer than two rows."""
+        return self.summary.standard_error
+
+    @property
+    def finite_log_loss(self) -> float | None:
+        """Mean over the rows with a finite loss; None when there is none."""
+        return self.summary.finite_log_loss if self.summary.finite_rows else None
+
+    @property
+    def infinite_rows(self) -> int:
+        """Number of rows with P(truth) = 0 and a weight."""
+        return self.summary.infinite_rows
+
+    @property
+    def typical_probability(self) -> float:
+        """Geometric mean of P(truth), exp(−log loss)."""
+        return math.exp(-self.log_loss)
+
+    @property
+    def base_rate_loss(self) -> float:
+        """Entropy of the labels' own frequencies: the loss of always predicting those.
+
+        In-sample: no constant prediction scores better on these rows.
+        """
+        whole = self.summary.weight
+        shares = [c.summary.weight / whole for c in self.classes if c.summary.weight]
+        return math.fsum(-share * math.log(share) for share in shares) + 0.0
+
+    @property
+    def skill(self) -> float | None:
+        """1 − loss / base-rate loss: 1 is perfect, 0 no better than the frequencies.
+
+        None where the loss is infinite or the labels are all the same.
+        """
+        base = self.base_rate_loss
+        return 1.0 - self.log_loss / base if base and math.isfinite(self.log_loss) else None
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted share of rows whose largest probability is the truth's, ties to the first."""
+        return math.fsum(c.correct_weight for c in self.classes) / self.summary.weight
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score as numbers, texts and None only: what is not finite is None."""
+        error = self.standard_error
+        return {
+            "file": self.path,
+            "reading": list(self.reading),
+            "rows": self.rows,
+            "n": self.n,
+            "log_loss_nats": _finite(self.log_loss),
+            "log_loss_bits": _finite(from_nats(self.log_loss, "bits")),
+            "standard_error_nats": error,
+            "standard_error_bits": None if error is None else from_nats(error, "bits"),
+            "typical_probability": self.typical_probability,
+            "base_rate_loss_nats": self.base_rate_loss,
+            "skill": self.skill,
+            "accuracy": self.accuracy,
+            "infinite_rows": self.infinite_rows,
+            "finite_log_loss_nats": self.finite_log_loss,
+            "floors": [
+                {"floor": floor, "log_loss_nats": loss} for floor, loss in self.floor_scores.items()
+            ],
+            "unnormalised_rows": self.loose_rows,
+            "allow_unnormalised": self.allow_unnormalised,
+            "classes": [
+                {
+                    "label": c.label,
+                    "n": c.summary.n,
+                    "weight": c.summary.weight,
+                    "log_loss_nats": _finite(c.summary.log_loss),
+                    "infinite_rows": c.summary.infinite_rows,
+                    "share": c.share,
+                    "accuracy": c.accuracy,
+                }
+                for c in self.classes
+            ],
+            "worst": [
+                {
+                    "row": row.number,
+                    "name": row.name,
+                    "label": row.label,
+                    "p_truth": row.p_truth,
+                    "loss_nats": _finite(row.loss),
+                    "probabilities": dict(row.probabilities),
+                }
+                for row in self.worst
+            ],
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def score_table(
+    source: str | Path,
+    *,
+    label: str | None = None,
+    probabilities: str | None = None,
+    positive: str | None = None,
+    classes: Sequence[str] | None = None,
+    weights: str | None = None,
+    id: str | None = None,  # noqa: A002 - the name of the flag
+    allow_unnormalised: float | None = None,
+    worst: int = 5,
+) -> TableScore:
+    """Score a CSV or Parquet file of predictions without loading it.
+
+    The mean of −log P(truth) over the rows, by class, with its standard error. A table is read by
+    the names of its columns, and `TableScore.reading` says how. `xent.log_loss` is the sibling for
+    predictions in memory.
+
+    Parameters
+    ----------
+    source
+        The file. A CSV has a line of names first; it may be compressed with gzip.
+    label
+        The column of the true label; found by itself when it is called ``label``, ``y_true`` ….
+    probabilities
+        The columns of the probabilities: ``"p_*"``, or names with commas between. One column may
+        hold lists, or the probability of one of two labels.
+    positive
+        With one column: the label value that it is the probability of.
+    classes
+        The label values in the order of the columns, or of the entries of lists.
+    weights
+        The column of sampling weights; ``"none"`` for none.
+    id
+        The column that names a row in the report; ``"none"`` for row numbers.
+    allow_unnormalised
+        Accept rows whose sum lies within this of 1 (numbers rounded to a few decimals). They are
+        used as given.
+    worst
+        How many of the worst rows to return.
+
+    Raises
+    ------
+    TableError
+        If the file or a column cannot be read as predictions, or more than one reading is possible.
+    DistributionError
+        If probabilities are negative, not finite or do not sum to one.
+    TargetError
+        If a label has no probability.
+    OptionError
+        If an option lies outside its domain.
+    MissingExtraError
+        If duckdb is not installed.
+
+    Examples
+    --------
+    >>> score = score_table("examples/predictions.csv")
+    >>> score.n, score.log_loss, score.standard_error, score.worst[0].name
+    (48, 0.4538, 0.0679, 'img-013')
+    """
+    if allow_unnormalised is not None and not 0.0 < allow_unnormalised < 1.0:
+        raise OptionError(
+            "allow_unnormalised must lie between 0 and 1: got "
+            f"{allow_unnormalised!r}. Hint: 1e-3 suits numbers rounded to four decimals."
+        )
+    if worst < 0:
+        raise OptionError(f"worst must be a number of rows, 0 or more: got {worst}.")
+    wishes = Wishes(label, probabilities, positive, classes, weights, id)
+    with open_table(source) as table:
+        reading = read_roles(table, wishes)
+        query = Query(table, reading, length=_length(table, reading), allowed=allow_unnormalised)
+        groups = query.groups(FLOORS)
+        for group in groups:
+            if group.fault:
+                raise _fault_error(query, group)
+        groups = _well_centred(query, groups)
+        names = reading.classes or tuple(str(k) for k in range(query.length))
+        whole = LossSummary().merge(*(group.summary for group in groups))
+        if not whole.n:
+            raise TableError(
+                f"{str(table.path)!r} must have at least one row with a weight: got "
+                f"{sum(group.rows for group in groups)} rows of weight 0. Hint: --weights none "
+                "counts each row once."
+            )
+        rows = query.worst(worst) if worst else []
+    return TableScore(
+        path=str(source),
+        reading=reading.words,
+        rows=sum(group.rows for group in groups),
+        summary=whole,
+        classes=_class_scores(groups, names, whole),
+        worst=tuple(
+            ScoredRow(number, name, truth, p, dict(zip(names, every, strict=True)))
+            for number, name, truth, p, every in rows
+        ),
+        floor_scores={
+            floor: math.fsum(
+                part
+                for group in groups
+                for part in (group.floors[i][0] * -math.log(floor), group.floors[i][1])
+            )
+            / whole.weight
+            for i, floor in enumerate(FLOORS)
+        },
+        loose_rows=sum(group.loose for group in groups),
+        allow_unnormalised=allow_unnormalised,
+    )
+
+
+def _length(table: Table, reading: Reading) -> int:
+    """Return how many probabilities a row has."""
+    if reading.layout != "list":
+        return len(reading.columns)
+    column = reading.columns[0]
+    found = table.rows(
+        f"SELECT len({table.numbers(column)}) FROM {table.source} "
+        f"WHERE len({table.numbers(column)}) > 0 LIMIT 1"
+    )
+    if not found:
+        raise TableError(
+            f"column {table.names[column]!r} must hold lists of probabilities: got none that can "
+            "be read. Hint: in a CSV they look like [0.7, 0.3]."
+        )
+    length = int(found[0][0])
+    if reading.classes and len(reading.classes) != length:
+        raise OptionError(
+            f"--classes must name {length} label values, one per entry of the lists: got "
+            f"{len(reading.classes)}. Hint: entry 0 first."
+        )
+    return length
+
+
+def _well_centred(query: Query, groups: list[Group]) -> list[Group]:
+    """Scan again about each class's mean where sums about 0 lose the variance.
+
+    Only losses that differ by less than a hundredth of their size need it, such as a model that
+    says the same of every row.
+    """
+    centres = [0.0] * query.length
+    for group in groups:
+        summary = group.summary
+        if summary.finite_rows < 2 or group.position is None:
+            continue
+        mean = summary.finite_log_loss
+        if summary.about(mean).second_squared < _KEPT * summary.second_squared:
+            centres[group.position - 1] = mean
+    return query.groups(FLOORS, centres) if any(centres) else groups
+
+
+def _class_scores(
+    groups: list[Group], names: Sequence[str], whole: LossSummary
+) -> tuple[ClassScore, ...]:
+    by_position = {group.position: group for group in groups}
+    known = math.isfinite(whole.total) and whole.total > 0.0
+    scores = []
+    for position, name in enumerate(names, 1):
+        group = by_position.get(position)
+        if group is None:
+            scores.append(ClassScore(name, LossSummary(), 0.0, 0.0 if known else None))
+            continue
+        share = group.summary.total / whole.total if known else None
+        scores.append(ClassScore(name, group.summary, group.correct, share))
+    return tuple(scores)
+
+
+# ---- bad rows -----------------------------------------------------------------------------------
+
+
+def _fault_error(query: Query, group: Group) -> Exception:
+    """Return the error for the first row with a fault."""
+    table, reading = query.table, query.reading
+    number, label, total, length, (weight, *raw) = query.first_fault(group.fault)
+    path = repr(str(table.path))
+    rows = "1 row" if group.rows == 1 else f"{group.rows} rows"
+    where = f"the first is data row {number}"
+    names = [table.names[c] for c in reading.columns]
+    if group.fault == "label":
+        return TableError(
+            f"the label column {table.names[reading.label]!r} of {path} must have a value in every "
+            f"row: got {rows} without one; {where}. Hint: drop the rows that have no label."
+        )
+    if group.fault == "weight":
+        return TableError(
+            f"weights in {path} must be 0 or lie in [{SMALLEST_WEIGHT:g}, {LARGEST_WEIGHT:g}]: got "
+            f"{weight} in data row {number} ({rows}). Hint: --weights none counts each row once."
+        )
+    if group.fault == "missing":
+        name, value = _first_unread(names, raw)
+        got = "nothing" if value is None else repr(value)
+        return TableError(
+            f"probabilities in {path} must be numbers: got {got} in column {name!r} of data row "
+            f"{number} ({rows}). Hint: drop or fill the rows without a prediction; decimals are "
+            "written with a point."
+        )
+    if group.fault == "length":
+        return TableError(
+            f"lists in column {names[0]!r} of {path} must have {query.length} entries: got "
+            f"{length} in data row {number} ({rows}). Hint: one probability per class in every row."
+        )
+    if group.fault == "value":
+        name, value = _first_outside(names, raw)
+        return DistributionError(
+            f"probabilities in {path} must lie in [0, 1]: got {value} in column {name!r} of data "
+            f"row {number} ({rows}). Hint: scores become probabilities by softmax, "
+            "log-probabilities by exp; --probabilities chooses other columns."
+        )
+    if group.fault == "unknown":
+        known = reading.classes or (f"0 … {query.length - 1}",)
+        shown = ", ".join(repr(name) for name in known[:20]) + (" …" if len(known) > 20 else "")
+        return TargetError(
+            f"each label in {path} must have a probability: got label {label!r} in data row "
+            f"{number} ({rows} with such labels), but the probabilities are those of {shown}. "
+            "Hint: --classes a,b,c gives the label values in the order of the columns; "
+            "--probabilities chooses the columns, --label the label."
+        )
+    return DistributionError(
+        f"probabilities in a row of {path} must sum to 1 within {query.tolerance:.1e}: got "
+        f"{total:.9g} in data row {number} ({rows}). Hint: if they were rounded, "
+        "--allow unnormalised=1e-3 accepts sums within that of 1; if a class is missing, "
+        "--probabilities names all the columns."
+    )
+
+
+def _first_unread(names: Sequence[str], raw: Sequence[Any]) -> tuple[str, Any]:
+    for name, value in zip(names, raw, strict=True):
+        if value is None or (not value.startswith("[") and _number(value) is None):
+            return name, value
+    return names[0], raw[0]
+
+
+def _first_outside(names: Sequence[str], raw: Sequence[Any]) -> tuple[str, Any]:
+    for name, value in zip(names, raw, strict=True):
+        for item in str(value).strip("[]").split(","):
+            number = _number(item)
+            if number is not None and not 0.0 <= number <= 1.0:
+                return name, item.strip()
+    return names[0], raw[0]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
