@@ -212,8 +212,8 @@ def test_a_vector_is_the_probability_of_the_second_label():
 
 
 def test_one_minus_p_keeps_its_digits():
-    assert log_loss([0, 1], [1e-17, 1.0], normalize=False) == pytest.approx(1e-17, rel=1e-15)
-    assert log_loss([0, 1], [1e-300, 1.0], normalize=False) == pytest.approx(1e-300, rel=1e-15)
+    assert log_loss([0, 1], [1e-17, 1.0], normalize=False) == pytest.approx(1e-17, rel=1e-15, abs=0)
+    assert log_loss([0, 1], [1e-300, 1.0], normalize=False) == pytest.approx(1e-300, rel=1e-15, abs=0)
 
 
 def test_a_vector_with_three_labels_is_refused():
@@ -346,6 +346,7 @@ def test_bad_input_is_named_with_its_place_and_a_way_out(y, p, options, error, w
         (["p_a", "q_b"], ["a", "b"], "named after each label"),
         (["p_a", "p_b", "p_c"], ["a", "b"], "no others: got.*'p_c'"),
         (["p_a", "p_b", "q_a", "q_b"], ["a", "b"], "several sets"),
+        (["a", "b", "q_a", "q_b"], ["a", "b"], "several sets"),
         ([0, 1], ["a", "b"], "to_numpy"),
         (["a", "a"], ["a", "b"], "more than once"),
         (["1", 1], [1, 2], "more than once"),

@@ -81,7 +81,7 @@ def write_numbers(tmp_path, name, y, p, w, sql_type="DOUBLE"):
 
 
 def loss_is(score, want, rel=1e-14):
-    return score.log_loss == pytest.approx(want, rel=rel)
+    return score.log_loss == pytest.approx(want, rel=rel, abs=0)
 
 
 # ---- the numbers ---------------------------------------------------------------------------------
@@ -215,12 +215,13 @@ def test_a_certainty_that_rounded_above_one_costs_nothing(csv):
 
 
 def test_accuracy_gives_ties_to_the_first_class(csv):
-    score = score_table(csv("label,p_a,p_b\na,0.5,0.5\nb,0.5,0.5\nb,0.4,0.6\n"))
-    assert score.accuracy == pytest.approx(2 / 3)
-    binary = score_table(csv("label,p\n0,0.5\n1,0.5\n1,0.6\n"))
-    assert binary.accuracy == pytest.approx(2 / 3)
-    lists = score_table(csv('label,p\n0,"[0.5, 0.5]"\n1,"[0.5, 0.5]"\n1,"[0.4, 0.6]"\n'))
-    assert lists.accuracy == pytest.approx(2 / 3)
+    score = score_table(csv("label,p_a,p_b\na,0.5,0.5\nb,0.5,0.5\na,0.5,0.5\nb,0.4,0.6\n"))
+    assert score.accuracy == 0.75
+    assert score.classes[0].accuracy == 1.0
+    binary = score_table(csv("label,p\n0,0.5\n1,0.5\n0,0.5\n1,0.6\n"))
+    assert binary.accuracy == 0.75
+    rows = '0,"[0.5, 0.5]"\n1,"[0.5, 0.5]"\n0,"[0.5, 0.5]"\n1,"[0.4, 0.6]"\n'
+    assert score_table(csv("label,p\n" + rows)).accuracy == 0.75
 
 
 # ---- reading the columns -------------------------------------------------------------------------

@@ -11,9 +11,11 @@ differentiation by `constant`.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -31,12 +33,17 @@ __all__ = [
     "divide_pair",
     "move_last",
     "output_dtype",
+    "quietly",
     "sum_accurately",
     "sum_pair",
     "two_difference",
     "unit_sum_tolerance",
     "where_is",
 ]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Array(Protocol):  # noqa: PLW1641 (arrays are not hashable)
@@ -91,9 +98,9 @@ def _jax_owns(x: object) -> bool:
 
 def _is_foreign(x: object) -> bool:
     """Tell whether an object is an array of a library other than NumPy."""
-    if isinstance(x, np.ndarray | np.generic):
-        return False
-    return hasattr(x, "__array_namespace__") or _torch_owns(x)
+    if _torch_owns(x):
+        return True
+    return hasattr(x, "__array_namespace__") and not isinstance(x, (np.ndarray, np.generic))
 
 
 def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
@@ -108,21 +115,36 @@ def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
     owned = [v for v in values if _is_foreign(v)]
     if not owned:
         return np, [None if v is None else np.asarray(v) for v in values]
-    # Imported here: its NumPy half alone would triple the time of `import xent`.
+    xp = _foreign_namespace(owned)
+
+    def bring(v: Any) -> Any:
+        if v is None or _is_foreign(v):
+            return v
+        first: Any = owned[0]
+        on = {"device": first.device} if _torch_owns(first) else {}
+        return xp.asarray(np.asarray(v), **on)
+
+    return xp, [bring(v) for v in values]
+
+
+def _foreign_namespace(owned: list[Any]) -> Any:
+    if all(map(_jax_owns, owned)):
+        return sys.modules["jax.numpy"]
+    # array_api_compat is imported here: its NumPy half alone would triple the time of
+    # `import xent`. Its torch half is named, so that torch.compile need not trace the search.
+    if all(map(_torch_owns, owned)):
+        import array_api_compat.torch
+
+        return array_api_compat.torch
     import array_api_compat
 
     try:
-        xp = array_api_compat.array_namespace(*owned)
+        return array_api_compat.array_namespace(*owned)
     except TypeError as error:
         raise OptionError(
             f"arrays of one call must belong to one library: got {error}. "
             "Hint: convert them first; only NumPy arrays and lists are converted for you."
         ) from error
-    device = array_api_compat.device(owned[0])
-    return xp, [
-        v if v is None or _is_foreign(v) else xp.asarray(np.asarray(v), device=device)
-        for v in values
-    ]
 
 
 def accumulation_dtype(xp: Any, *arrays: Array | None) -> Any:
@@ -243,6 +265,20 @@ def unit_sum_tolerance(epsilon: float, length: int) -> float:
     """
     single = 2.0**-23
     return 8.0 * max(epsilon, single) + 4.0 * math.sqrt(length) * single
+
+
+def quietly(function: Callable[P, R]) -> Callable[P, R]:
+    """Silence NumPy's floating-point warnings: log 0 = −∞ and exp(−1000) = 0 are meant here."""
+
+    @functools.wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return quiet
 
 
 # ---- arithmetic that keeps its rounding errors ------------------------------------------------

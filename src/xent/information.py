@@ -20,8 +20,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from xent.arrays import (
     Array,
     ArrayLike,
@@ -32,6 +30,7 @@ from xent.arrays import (
     constant,
     move_last,
     output_dtype,
+    quietly,
     sum_accurately,
     sum_pair,
     unit_sum_tolerance,
@@ -54,8 +53,6 @@ __all__ = [
 ]
 
 _LOG_2 = math.log(2.0)
-_quiet = np.errstate(all="ignore")  # log 0 = −∞ is meant
-
 
 # ---- from the caller's arrays to checked distributions -----------------------------------------
 
@@ -236,7 +233,7 @@ def _js_term(xp: Any, p: Array, q: Array) -> Array:
 # ---- the measures ---------------------------------------------------------------------------
 
 
-@_quiet
+@quietly
 def surprisal(p: ArrayLike, *, unit: str = "nats", check: bool | None = None) -> Array:
     r"""Return the surprisal :math:`I(x) = -\log p(x)` of each probability.
 
@@ -292,7 +289,7 @@ def surprisal(p: ArrayLike, *, unit: str = "nats", check: bool | None = None) ->
     return _result(xp, 0.0 - xp.log(at_most_one), unit, output_dtype(xp, given))
 
 
-@_quiet
+@quietly
 def entropy(
     p: ArrayLike,
     *,
@@ -352,7 +349,7 @@ def entropy(
     return _result(xp, sum_accurately(xp, _inaccuracy(xp, p, p)), unit, out)
 
 
-@_quiet
+@quietly
 def cross_entropy(
     p: ArrayLike,
     q: ArrayLike,
@@ -407,7 +404,7 @@ def cross_entropy(
     return _result(xp, sum_accurately(xp, _inaccuracy(xp, p, q)), unit, out)
 
 
-@_quiet
+@quietly
 def kl_divergence(
     p: ArrayLike,
     q: ArrayLike,
@@ -460,7 +457,7 @@ def kl_divergence(
     return _result(xp, _divergence(xp, p, q), unit, out)
 
 
-@_quiet
+@quietly
 def js_divergence(
     p: ArrayLike,
     q: ArrayLike,
@@ -513,7 +510,7 @@ def js_divergence(
     return _result(xp, nats - constant(above), unit, out)
 
 
-@_quiet
+@quietly
 def perplexity(
     p: ArrayLike,
     q: ArrayLike | None = None,
@@ -587,7 +584,7 @@ def _joint(joint: ArrayLike, axes: tuple[int, int], normalize: bool, check: bool
     return _Joint(xp, xp.reshape(p, (*p.shape[:-1], rows, columns)), out)
 
 
-@_quiet
+@quietly
 def conditional_entropy(
     joint: ArrayLike,
     *,
@@ -647,7 +644,7 @@ def conditional_entropy(
     return _result(xp, nats, unit, out)
 
 
-@_quiet
+@quietly
 def mutual_information(
     joint: ArrayLike,
     *,
@@ -721,7 +718,7 @@ class Unsupported(NamedTuple):
         return xp.nonzero(mask)
 
 
-@_quiet
+@quietly
 def unsupported(
     p: ArrayLike,
     q: ArrayLike,

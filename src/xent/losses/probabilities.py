@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from xent.arrays import Array, ArrayLike, as_arrays, constant, unit_sum_tolerance, where_is
+from xent.arrays import Array, ArrayLike, as_arrays, constant, quietly, unit_sum_tolerance, where_is
 from xent.errors import DistributionError, OptionError
 from xent.information import require_distribution
 from xent.losses import definition
@@ -30,8 +30,6 @@ __all__ = [
     "squared_error",
     "squared_error_value_and_grad",
 ]
-
-_quiet = np.errstate(all="ignore")  # log 0 = −∞ is meant
 
 
 def _inspector(name: str, values: ArrayLike, *, logarithms: bool = False) -> Any:
@@ -75,7 +73,7 @@ def _inspect_entries(xp: Any, p: Array, place: Callable[[int], str], raising: bo
     return bad
 
 
-@_quiet
+@quietly
 def categorical_cross_entropy(
     probabilities: ArrayLike, targets: ArrayLike, **options: Unpack[ClassOptions]
 ) -> Array:
@@ -135,7 +133,7 @@ def _surprise(xp: Any, t: Array, logs: Array) -> tuple[Array, Array]:
     return definition.sum_over(xp, terms)[:, 0], definition.sum_over(xp, t)[:, 0]
 
 
-@_quiet
+@quietly
 def nll(log_probabilities: ArrayLike, targets: ArrayLike, **options: Unpack[ClassOptions]) -> Array:
     r"""Return the negative log-likelihood :math:`-\sum_j t_j \ell_j` of log-probabilities, in nats.
 
@@ -189,7 +187,7 @@ def nll(log_probabilities: ArrayLike, targets: ArrayLike, **options: Unpack[Clas
     return p.reduced(*p.per_row(lambda _, logs, t: _surprise(xp, t, logs)))
 
 
-@_quiet
+@quietly
 def binary_cross_entropy(
     probabilities: ArrayLike, targets: ArrayLike, **options: Unpack[EntryOptions]
 ) -> Array:
@@ -244,7 +242,7 @@ def binary_cross_entropy(
     return p.reduced(*p.per_row(loss))
 
 
-@_quiet
+@quietly
 def squared_error(
     probabilities: ArrayLike,
     targets: ArrayLike,
@@ -317,7 +315,7 @@ def squared_error(
     return p.reduced(*p.per_row(error_and_mass))
 
 
-@_quiet
+@quietly
 def squared_error_value_and_grad(
     logits: ArrayLike,
     targets: ArrayLike,

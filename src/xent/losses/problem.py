@@ -155,8 +155,8 @@ def class_problem(
     check: bool | None = None,
 ) -> ClassProblem:
     """Read and check the arguments of a loss over classes."""
-    xp, (values, targets, class_weight, row_weight) = as_arrays(
-        values, targets, class_weight, row_weight
+    xp, (values, targets, class_weight, row_weight, divisor) = as_arrays(
+        values, targets, class_weight, row_weight, _array_or_none(normalizer)
     )
     raising = checking(check, values, targets, class_weight, row_weight)
     wide = accumulation_dtype(xp, values)
@@ -181,7 +181,7 @@ def class_problem(
     return ClassProblem(
         rows=row_weights(xp, row_weight, kept, shape, wide, raising),
         values=xp.reshape(last, (product_of(shape), classes)),
-        reduction=Reduction(reduction, normalizer),
+        reduction=Reduction(reduction, normalizer if divisor is None else divisor),
         inspect=inspect,
         raising=raising,
         wide=wide,
@@ -246,8 +246,8 @@ def entry_problem(
     check: bool | None = None,
 ) -> EntryProblem:
     """Read and check the arguments of a loss over entries."""
-    xp, (values, targets, pos_weight, row_weight) = as_arrays(
-        values, targets, pos_weight, row_weight
+    xp, (values, targets, pos_weight, row_weight, divisor) = as_arrays(
+        values, targets, pos_weight, row_weight, _array_or_none(normalizer)
     )
     raising = checking(check, values, targets, pos_weight, row_weight)
     wide = accumulation_dtype(xp, values)
@@ -263,7 +263,7 @@ def entry_problem(
     return EntryProblem(
         rows=row_weights(xp, row_weight, kept, shape, wide, raising),
         values=flat,
-        reduction=Reduction(reduction, normalizer),
+        reduction=Reduction(reduction, normalizer if divisor is None else divisor),
         inspect=inspect,
         raising=raising,
         wide=wide,
@@ -275,6 +275,11 @@ def entry_problem(
             "label_smoothing", label_smoothing, 0.0, 1.0, "targets move towards 1/2 by it."
         ),
     )
+
+
+def _array_or_none(normalizer: Any) -> Any:
+    """Return a normaliser that is an array, which must come to the library of the others."""
+    return None if isinstance(normalizer, str | int | float) else normalizer
 
 
 def _positive_weight(

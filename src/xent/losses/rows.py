@@ -143,7 +143,7 @@ class Reduction:
 
 def _over(xp: Any, numerator: Array, divisor: Any) -> Array:
     """Divide, with 0/0 = 0: a mean over no row is 0."""
-    if isinstance(divisor, int | float):
+    if not hasattr(divisor, "dtype"):  # the caller's number, which is not 0
         return numerator / divisor
     nothing = divisor == 0
     safe = xp.where(nothing, xp.ones_like(divisor), divisor)

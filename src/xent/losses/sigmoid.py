@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
-import numpy as np
-
-from xent.arrays import Array, ArrayLike, as_arrays, where_is
+from xent.arrays import Array, ArrayLike, as_arrays, quietly, where_is
 from xent.errors import LogitError
 from xent.losses import definition
 from xent.losses.problem import EntryOptions, EntryProblem, entry_problem
@@ -18,8 +16,6 @@ __all__ = [
     "sigmoid_cross_entropy_value_and_grad",
     "sigmoid_problem",
 ]
-
-_quiet = np.errstate(all="ignore")  # exp(−1000) = 0 is meant
 
 
 def _inspect(xp: Any, z: Array, place: Callable[[int], str], raising: bool) -> Array:
@@ -38,7 +34,7 @@ def sigmoid_problem(logits: ArrayLike, targets: ArrayLike, **options: Any) -> En
     return entry_problem("logits", logits, targets, _inspect, **options)
 
 
-@_quiet
+@quietly
 def sigmoid_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -125,7 +121,7 @@ def sigmoid_cross_entropy(
     return p.reduced(losses)
 
 
-@_quiet
+@quietly
 def sigmoid_cross_entropy_value_and_grad(
     logits: ArrayLike, targets: ArrayLike, **options: Unpack[EntryOptions]
 ) -> tuple[Array, Array]:
@@ -172,7 +168,7 @@ def sigmoid_cross_entropy_value_and_grad(
     return p.reduced(losses), p.scaled(gradient)
 
 
-@_quiet
+@quietly
 def sigmoid_cross_entropy_hessian_vector_product(
     logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Unpack[EntryOptions]
 ) -> Array:

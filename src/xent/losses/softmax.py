@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Unpack
 
-import numpy as np
-
-from xent.arrays import Array, ArrayLike, as_arrays, move_last, where_is
+from xent.arrays import Array, ArrayLike, as_arrays, move_last, quietly, where_is
 from xent.errors import LogitError
 from xent.losses import definition
 from xent.losses.definition import LogitTransform
@@ -24,8 +22,6 @@ __all__ = [
     "softmax_problem",
     "softmax_statistics",
 ]
-
-_quiet = np.errstate(all="ignore")  # log 0 = −∞ and exp(−1000) = 0 are meant
 
 
 class SoftmaxOptions(ClassOptions, total=False):
@@ -85,7 +81,7 @@ def softmax_problem(
     )
 
 
-@_quiet
+@quietly
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -199,7 +195,7 @@ def softmax_cross_entropy(
     return p.reduced(*p.per_row(loss_and_mass))
 
 
-@_quiet
+@quietly
 def softmax_cross_entropy_value_and_grad(
     logits: ArrayLike, targets: ArrayLike, **options: Unpack[SoftmaxOptions]
 ) -> tuple[Array, Array]:
@@ -251,7 +247,7 @@ def softmax_cross_entropy_value_and_grad(
     return p.reduced(losses, mass), p.scaled(gradient, mass)
 
 
-@_quiet
+@quietly
 def softmax_cross_entropy_hessian_vector_product(
     logits: ArrayLike, targets: ArrayLike, vector: ArrayLike, **options: Unpack[SoftmaxOptions]
 ) -> Array:
@@ -329,7 +325,7 @@ class SoftmaxStatistics(NamedTuple):
     correct: Array | None
 
 
-@_quiet
+@quietly
 def softmax_statistics(
     logits: ArrayLike,
     targets: ArrayLike | None = None,

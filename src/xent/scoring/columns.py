@@ -11,8 +11,8 @@ __all__ = ["label_spellings", "match_prefix"]
 def match_prefix(names: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Return every prefix with which each label's text is the name of a column.
 
-    The empty prefix (names equal to labels) wins alone; otherwise more than one answer means that
-    the table holds several sets of probabilities.
+    The empty prefix stands for names equal to labels. More than one answer means that the table
+    holds several sets of probabilities.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def match_prefix(names: Sequence[str], labels: Sequence[str]) -> list[str]:
             prefix = name[: len(name) - len(first)]
             if all(prefix + label in have for label in labels) and prefix not in found:
                 found.append(prefix)
-    return [""] if "" in found else found
+    return found
 
 
 def label_spellings(labels: Sequence[Any]) -> list[list[str]]:

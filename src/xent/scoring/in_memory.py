@@ -372,8 +372,8 @@ def _hard_losses(
 def _capped(losses: np.ndarray, floor: float | None) -> np.ndarray:
     """Apply a floor under the probabilities: a cap of −log(floor) on the losses."""
     if floor is not None:
-        losses = np.minimum(losses, -math.log(floor))
-    return losses + 0.0  # −log 1 is −0
+        return np.minimum(losses, -math.log(floor))
+    return losses
 
 
 def _check_count(proba: _Predictions, order: list[Any], *, given: bool) -> None:

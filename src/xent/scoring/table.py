@@ -333,9 +333,9 @@ def score_table(
 
 
 def _length(table: Table, reading: Reading) -> int:
-    """Return how many probabilities a row has."""
+    """Return how many classes a row has probabilities for."""
     if reading.layout != "list":
-        return len(reading.columns)
+        return len(reading.classes)
     column = reading.columns[0]
     found = table.rows(
         f"SELECT len({table.numbers(column)}) FROM {table.source} "
