@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -137,7 +138,33 @@ def _build() -> Any:
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
         raise typer.Exit(_guarded(lambda: _score(file, json, options)))
 
+    @app.command()
+    def demo(
+        directory: Path = typer.Argument(
+            Path("demo-output"), metavar="[DIR]", help="Where the prediction files go."
+        ),
+    ) -> None:
+        """Minimise, measure and explain cross-entropy on real data, in under a minute."""
+        raise typer.Exit(_guarded(lambda: _demo(directory)))
+
     return app
+
+
+def _demo(directory: Path) -> int:
+    from xent.demo import render, run
+
+    entries = run(directory)
+    sys.stdout.write(render(entries, **_terminal()))
+    sys.stdout.write(f"\nThe predictions are in {directory}; score any of them yourself:\n")
+    sys.stdout.write(f"  xent score {shlex.quote(entries[0].score.path)}\n")
+    return _OK
+
+
+def _terminal() -> dict[str, Any]:
+    """Return the width of the terminal and whether it may be coloured."""
+    terminal = sys.stdout.isatty()
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if terminal else 0
+    return {"width": width or 100, "color": terminal and not os.environ.get("NO_COLOR")}
 
 
 def _parse_allow(words: list[str]) -> float | None:
@@ -166,10 +193,7 @@ def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:
     if target != "-":
         from xent.report import render_text
 
-        terminal = sys.stdout.isatty()
-        width = os.get_terminal_size(sys.stdout.fileno()).columns if terminal else 0
-        color = terminal and not os.environ.get("NO_COLOR")
-        sys.stdout.write(render_text(result, width=width or 100, color=color))
+        sys.stdout.write(render_text(result, **_terminal()))
     if target is not None:
         text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         if target == "-":

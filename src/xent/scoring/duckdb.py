@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,20 @@ class Table:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a query whose answer is small."""
-        with _reading(self.path):
+
+        def ask() -> list[tuple[Any, ...]]:
             answer: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
             return answer
+
+        # The engine looks for Ctrl-C between tasks only, which can be long after. So this thread
+        # waits, where Python itself hears the signal, and another one runs the query.
+        with _reading(self.path), ThreadPoolExecutor(max_workers=1) as pool:
+            future = pool.submit(ask)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                self._connection.interrupt()
+                raise
 
     def first_row(self) -> tuple[Any, ...] | None:
         """Return the first row, or None in a table without rows."""
@@ -152,10 +164,6 @@ def _reading(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except RuntimeError as error:  # how DuckDB says that the user pressed Ctrl-C
-        if "interrupt" in str(error).lower():
-            raise KeyboardInterrupt from None
-        raise
     except duckdb.Error as error:
         # The first lines say what and where; the rest is advice on options that xent sets itself.
         said = str(error).split("Possible")[0].split("LINE 1:")[0]
