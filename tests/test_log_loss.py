@@ -213,7 +213,9 @@ def test_a_vector_is_the_probability_of_the_second_label():
 
 def test_one_minus_p_keeps_its_digits():
     assert log_loss([0, 1], [1e-17, 1.0], normalize=False) == pytest.approx(1e-17, rel=1e-15, abs=0)
-    assert log_loss([0, 1], [1e-300, 1.0], normalize=False) == pytest.approx(1e-300, rel=1e-15, abs=0)
+    assert log_loss([0, 1], [1e-300, 1.0], normalize=False) == pytest.approx(
+        1e-300, rel=1e-15, abs=0
+    )
 
 
 def test_a_vector_with_three_labels_is_refused():

@@ -3,6 +3,10 @@
 Importing this loads NumPy and nothing heavier; arrays of other libraries are taken as they come.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from xent.information import (
     Unsupported,
     conditional_entropy,
@@ -31,6 +35,9 @@ from xent.losses import (
     squared_error_value_and_grad,
 )
 
+if TYPE_CHECKING:
+    from xent.scoring import log_loss
+
 __all__ = [
     "SoftmaxStatistics",
     "Unsupported",
@@ -41,6 +48,7 @@ __all__ = [
     "entropy",
     "js_divergence",
     "kl_divergence",
+    "log_loss",
     "mutual_information",
     "nll",
     "perplexity",
@@ -57,3 +65,12 @@ __all__ = [
     "unsupported",
 ]
 __version__ = "0.1.0.dev0"
+
+
+def __getattr__(name: str) -> Any:
+    # The room of scores is opened when it is asked for: half of the time of this import otherwise.
+    if name == "log_loss":
+        from xent.scoring import log_loss
+
+        return log_loss
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,6 +26,7 @@ __all__ = [
     "ArrayLike",
     "Pair",
     "accumulation_dtype",
+    "add_low",
     "as_arrays",
     "as_floats",
     "checking",
@@ -36,6 +37,7 @@ __all__ = [
     "quietly",
     "sum_accurately",
     "sum_pair",
+    "tanh_pair",
     "two_difference",
     "unit_sum_tolerance",
     "where_is",
@@ -302,6 +304,14 @@ def two_difference(xp: Any, a: Array, b: Array) -> Pair:
     return _two_sum(xp, a, -b)
 
 
+def add_low(xp: Any, pair: Pair, low: Array) -> Pair:
+    """Add a small constant to a pair, so that its first part is the sum rounded once."""
+    high, below = pair
+    total, rest = _renormalised(constant(high), below + low)
+    small = _finite_or_zero(xp, total - constant(high))
+    return high + small, _finite_or_zero(xp, rest)
+
+
 def divide_pair(xp: Any, numerator: Pair, divisor: float) -> Pair:
     """Divide a pair by a number, to about twice the precision of the dtype.
 
@@ -314,15 +324,64 @@ def divide_pair(xp: Any, numerator: Pair, divisor: float) -> Pair:
     high, low = numerator
     quotient = high / divisor
     grid = 2.0**16 if quotient.dtype == getattr(xp, "float64", None) else 2.0**4
-    kept_bits = 26 if grid == 2.0**16 else 12
-    exponent = math.frexp(divisor)[1] - kept_bits
-    head = math.ldexp(math.floor(math.ldexp(divisor, -exponent)), exponent)
+    head = _leading(divisor, 26 if grid == 2.0**16 else 12)
     q = constant(quotient)
     lead = xp.round(q * grid) / grid
     rest = ((constant(high) - lead * head) - lead * (divisor - head) + low) / divisor
     correction = (lead - q) + rest
     near = (q > -1000.0) & (q < 1000.0)
     return quotient, _finite_or_zero(xp, xp.where(near, correction, xp.zeros_like(q)))
+
+
+def tanh_pair(xp: Any, z: Array, scale: float) -> Pair:
+    """Return ``scale·tanh(z/scale)`` to about ten bits more than the dtype holds.
+
+    tanh(y/1024) comes from its series, then ten doublings tanh 2s = 2·tanh s/(1 + tanh² s) in
+    pairs; numbers are cut to a grid before they are multiplied, so the products are exact.
+    Beyond |y| = 20 it is ±(1 − 2·e^{−2|y|}).
+    """
+    live = scale * xp.tanh(z / scale)
+    wide = z.dtype == getattr(xp, "float64", None)
+    grid, doublings = (2.0**26, 10) if wide else (2.0**12, 10)
+
+    def cut(x: Array, grid: float = grid) -> Array:
+        return xp.round(x * grid) / grid
+
+    z = constant(z)
+    y, y_low = divide_pair(xp, (z, xp.zeros_like(z)), scale)
+    far = ~(xp.abs(y) < 20.0)
+    s = xp.where(far, 0.0, y) / 2.0**doublings
+    s2 = s * s
+    series = s * s2 * (1 / 3 - s2 * (2 / 15 - s2 * (17 / 315 - s2 * (62 / 2835))))
+    high, low = _renormalised(s, xp.where(far, 0.0, y_low) / 2.0**doublings - series)
+    for _ in range(doublings):
+        lead = cut(high)
+        tail = high - lead
+        square_low = tail * (lead + high) + 2.0 * high * low
+        below, below_low = _two_sum(xp, xp.ones_like(high), lead * lead)
+        below, below_low = _renormalised(below, below_low + square_low)
+        quotient = 2.0 * high / below
+        first, second = cut(quotient), cut(below, grid / 2.0)
+        rest = (2.0 * high - first * second) - first * (below - second)
+        rest = rest - (quotient - first) * below + 2.0 * low - quotient * below_low
+        high, low = _renormalised(quotient, rest / below)
+    head = _leading(scale, 11)
+    lead = cut(high)
+    exact = (lead * head - live) + (lead * (scale - head) + (high - lead) * scale) + scale * low
+    gap = (scale - head) - 2.0 * scale * xp.exp(-2.0 * xp.abs(y))
+    beyond = xp.where(y > 0, (head - live) + gap, (-head - live) - gap)
+    return live, _finite_or_zero(xp, xp.where(far, beyond, exact))
+
+
+def _leading(number: float, bits: int) -> float:
+    """Return a number cut to its leading bits, so that products with it can be exact."""
+    exponent = math.frexp(number)[1] - bits
+    return math.ldexp(math.floor(math.ldexp(number, -exponent)), exponent)
+
+
+def _renormalised(high: Array, low: Array) -> Pair:
+    total = high + low
+    return total, low - (total - high)
 
 
 def sum_pair(xp: Any, x: Array) -> Pair:

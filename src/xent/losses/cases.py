@@ -7,10 +7,10 @@ Declared bounds, with ε the spacing of float32 at 1 and "ulp" a unit in the las
 result's dtype:
 
 * loss of a row: within `LOSS_ULPS` ulp, or `SMALLEST` for each class where the arithmetic
-  flushes subnormal numbers to zero (JAX on a CPU); a softcap without float64 accumulation adds
-  `SOFTCAP_ULPS_PER_NAT` ulp for each nat between a row's extreme logits.
+  flushes subnormal numbers to zero (JAX on a CPU).
 * gradient entry: |Δ| ≤ `GRADIENT`·w·(p + t) + `SMALLEST`; and, for hard targets off the softcap,
-  relative to the entry itself `GRADIENT` while it is a normal number.
+  relative to the entry itself `GRADIENT` while it is a normal number. Flushing adds
+  `SMALLEST`·w for each class to either.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ __all__ = [
     "GRADIENT",
     "LOSS_ULPS",
     "SMALLEST",
-    "SOFTCAP_ULPS_PER_NAT",
     "Case",
     "FloatArray",
 ]
 
 LOSS_ULPS = 4.0
-SOFTCAP_ULPS_PER_NAT = 4.0
 GRADIENT = 1e-6
 SMALLEST = 2.0**-126
 ROWS = 48

@@ -24,7 +24,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from xent.arrays import Array, constant, divide_pair, sum_accurately, two_difference
+from xent.arrays import (
+    Array,
+    Pair,
+    add_low,
+    constant,
+    divide_pair,
+    sum_accurately,
+    tanh_pair,
+    two_difference,
+)
 
 __all__ = [
     "LogitTransform",
@@ -50,16 +59,24 @@ class LogitTransform:
     """What happens to logits before the softmax: first the softcap, then the temperature.
 
     ``softcap·tanh(z/softcap)``, divided by ``temperature``. A class masked by −∞ stays masked.
+    `carry` keeps the rounding errors of the softcap, which matter where the logits are as wide as
+    the arithmetic.
     """
 
     temperature: float = 1.0
     softcap: float | None = None
+    carry: bool = True
 
-    def cap(self, xp: Any, z: Array) -> Array:
-        """Return the logits after the softcap, before the temperature."""
+    def cap(self, xp: Any, z: Array) -> Pair:
+        """Return the logits after the softcap, before the temperature, as a pair."""
         if self.softcap is None:
-            return z
-        return xp.where(z == -xp.inf, z, self.softcap * xp.tanh(z / self.softcap))
+            return z, xp.zeros_like(constant(z))
+        masked = z == -xp.inf
+        if self.carry:
+            high, low = tanh_pair(xp, z, self.softcap)
+        else:
+            high, low = self.softcap * xp.tanh(z / self.softcap), xp.zeros_like(constant(z))
+        return xp.where(masked, z, high), xp.where(masked, 0.0, low)
 
     def slope(self, xp: Any, z: Array) -> Array:
         """Return the derivative of the transform at each logit."""
@@ -102,11 +119,14 @@ def softmax(
     xp: Any, z: Array, transform: LogitTransform = PLAIN, t: Array | None = None
 ) -> Softmax:
     """Compute the parts of the softmax of each row; `t` matters to derivatives only."""
-    z = transform.cap(xp, z)
+    z, z_low = transform.cap(xp, z)
     m = constant(xp.max(z, axis=-1, keepdims=True))
     top = one_hot(xp, xp.argmax(constant(z), axis=-1), z)
 
     high, low = two_difference(xp, z, m)
+    if transform.softcap is not None:
+        m_low = sum_over(xp, xp.where(top, z_low, 0.0))
+        high, low = add_low(xp, (high, low), z_low - m_low)
     # The loss does not depend on what is subtracted, so its derivative may be chosen. Moving with
     # the likeliest class in proportion to that class's target makes the derivative at a confident
     # target −Σ p over the others, where p − 1 would cancel. `live` is 0; only its slope is used.

@@ -74,9 +74,10 @@ def softmax_problem(
     if softcap is not None:
         hint = "logits are kept within ±softcap; None leaves them."
         softcap = require_number("softcap", softcap, 2.0**-40, 2.0**40, hint)
+    rows = class_problem("logits", logits, targets, _inspect, idle=lambda _: 0.0, **options)
     return SoftmaxProblem(
-        class_problem("logits", logits, targets, _inspect, idle=lambda _: 0.0, **options),
-        LogitTransform(temperature, softcap),
+        rows,
+        LogitTransform(temperature, softcap, carry=rows.wide == rows.out),
         require_number("z_loss", z_loss, 0.0, 2.0**40, "it weighs logsumexp²."),
     )
 

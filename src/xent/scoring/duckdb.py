@@ -10,9 +10,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,20 +97,8 @@ class Table:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a query whose answer is small."""
-
-        def ask() -> list[tuple[Any, ...]]:
-            answer: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
-            return answer
-
-        # The engine looks for Ctrl-C between tasks only, which can be long after. So this thread
-        # waits, where Python itself hears the signal, and another one runs the query.
-        with _reading(self.path), ThreadPoolExecutor(max_workers=1) as pool:
-            future = pool.submit(ask)
-            try:
-                return future.result()
-            except KeyboardInterrupt:
-                self._connection.interrupt()
-                raise
+        with _reading(self.path):
+            return _interruptible(self._connection, sql)
 
     def first_row(self) -> tuple[Any, ...] | None:
         """Return the first row, or None in a table without rows."""
@@ -156,6 +144,44 @@ def open_table(source: str | Path) -> Iterator[Table]:
             yield _open_csv(path, connection, compressed=start.startswith(b"\x1f\x8b"))
     finally:
         connection.close()
+
+
+def _interruptible(connection: Any, sql: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query that Ctrl-C ends at once.
+
+    The engine looks for the signal between tasks only, which can be long after. So this thread
+    waits, where Python itself hears it, and another one runs the query.
+    """
+    import duckdb
+
+    answer: list[list[tuple[Any, ...]] | BaseException] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        try:
+            answer.append(connection.execute(sql).fetchall())
+        except BaseException as error:  # raised again by the thread that waits
+            answer.append(error)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    try:
+        thread.start()
+        while not ended.wait(0.1):  # in short waits: the signal may reach any thread of the process
+            pass
+    except KeyboardInterrupt:
+        # A query that is about to begin does not hear it, or is busy: say it until it has ended,
+        # for ten seconds at most, because an interrupted start may have begun none.
+        for _ in range(200):
+            with suppress(duckdb.Error):
+                connection.interrupt()
+            if ended.wait(0.05):
+                break
+        raise
+    if isinstance(answer[0], BaseException):
+        raise answer[0]
+    return answer[0]
 
 
 @contextmanager

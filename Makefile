@@ -1,0 +1,53 @@
+# Every target sets itself up in .venv on a machine that has Python ≥ 3.11 and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test sweep check format bench accuracy docs clean
+
+demo: .venv/.demo ## minimise, measure and explain cross-entropy on real data
+	$(BIN)/xent demo demo-output
+
+test: .venv/.dev ## the tests, with the doctests of modules, README and docs
+	$(BIN)/python -m pytest
+
+check: .venv/.dev ## format, lint, types, import contracts, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/typos
+
+format: .venv/.dev ## put the format right, and what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev ## time, memory and error beside the peers that are installed
+	$(BIN)/python -m benchmarks losses
+
+accuracy: .venv/.dev ## measure the worst errors again and rewrite docs/accuracy.md
+	$(BIN)/python -m benchmarks accuracy
+
+docs: .venv/.docs ## the documentation, in site/
+	$(BIN)/zensical build --clean --strict
+
+clean:
+	rm -rf .venv site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/.made: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xent needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade pip
+	touch $@
+
+.venv/.demo: .venv/.made pyproject.toml
+	$(INSTALL) --editable '.[demo]'
+	touch $@
+
+.venv/.dev: .venv/.made pyproject.toml
+	$(INSTALL) --editable '.[dev]'
+	touch .venv/.demo $@
+
+.venv/.docs: .venv/.made pyproject.toml
+	$(INSTALL) --editable '.[docs]'
+	touch $@
