@@ -40,16 +40,15 @@ def softmax_loss_and_gradient(library: Any, dtype: str) -> Iterator[Measurement]
             z, t, reduction="none", **case.options
         )
         rows = losses.exact_rows(case, exact_z, exact_t)
-        ulps = losses.allowed_ulps(case, library, dtype)
         (capped if "softcap" in case.options else plain).note_ulps(
             to_numpy(value),
             [row[0] for row in rows],
             dtype,
-            bound=ulps,
+            bound=LOSS_ULPS,
             where=case.name,
             smallest=_smallest(library, exact_z.shape[1]),
         )
-        _gradient(by_scale, by_entry, case, to_numpy(gradient), rows, exact_t, library, ulps)
+        _gradient(by_scale, by_entry, case, to_numpy(gradient), rows, exact_t, library)
     name = "softmax_cross_entropy"
     for worst, quantity in (
         (plain, "loss"),
@@ -68,18 +67,14 @@ def _gradient(
     rows: Any,
     targets: Any,
     library: Any,
-    ulps: float,
 ) -> None:
     """Compare gradients in the two ways of `xent.losses.cases`."""
     for got, (_, truth, p, masses) in zip(gradient, rows, strict=True):
         weight = mp.fsum(masses)
         lost = SMALLEST * (len(p) if library.flushes else 1)
         # z-loss and temperature scale the entry itself beyond p + t.
-        scales = [
-            max(weight * a + m, abs(g)) for a, m, g in zip(p, masses, truth, strict=True)
-        ]
-        relative = GRADIENT * ulps / LOSS_ULPS
-        by_scale.note_scaled(got, truth, [relative * s + lost for s in scales], case.name)
+        scales = [max(weight * a + m, abs(g)) for a, m, g in zip(p, masses, truth, strict=True)]
+        by_scale.note_scaled(got, truth, [GRADIENT * s + lost for s in scales], case.name)
         if targets.ndim > 1 or "softcap" in case.options:
             continue
         for value, entry, mass in zip(got, truth, masses, strict=True):
@@ -130,6 +125,8 @@ def softmax_statistics(library: Any, dtype: str) -> Iterator[Measurement]:
         temperature = exact(case.options.get("temperature", 1.0))
         tops = [exact(max(row)) / temperature for row in exact_z]
         chances = [[a for a in row[2] if a] for row in rows]
+        # A flushed probability is lost with its logarithm.
+        lost = smallest * (1.0 + max(-float(mp.log(min(p))) for p in chances))
         # log Σ exp(z) = m + log Σ exp(z − m), which may cancel: the larger of the two sets the ulp.
         sums = [-mp.log(max(p)) for p in chances]
         entropies = [-mp.fsum(a * mp.log(a) for a in p) for p in chances]
@@ -139,12 +136,15 @@ def softmax_statistics(library: Any, dtype: str) -> Iterator[Measurement]:
         )  # fmt: skip
         entropy.note_ulps(
             to_numpy(got.entropy), entropies, dtype,
-            bound=LOSS_ULPS, where=case.name, smallest=smallest,
+            bound=LOSS_ULPS, where=case.name, smallest=lost,
         )  # fmt: skip
         result = losses.result_dtype(dtype)
         for value, top, rest in zip(to_numpy(got.logsumexp), tops, sums, strict=True):
-            unit = mp.mpf(float(np.spacing(result(max(abs(float(top)), float(rest), SMALLEST)))))
-            lse.note(abs(mp.mpf(float(value)) - top - rest) / unit, LOSS_ULPS, case.name)
+            unit = mp.mpf(float(np.spacing(result(max(abs(float(top)), float(rest))))))
+            error = abs(mp.mpf(float(value)) - top - rest)
+            flushed = smallest and error > LOSS_ULPS * unit and error <= smallest
+            lse.flushed += bool(flushed)
+            lse.note(0.0 if flushed else error / unit, LOSS_ULPS, case.name)
     for worst, quantity in ((nll, "nll"), (lse, "logsumexp"), (entropy, "entropy")):
         yield worst.measurement("softmax_statistics", quantity, library.name, dtype)
 
@@ -291,7 +291,7 @@ def squared_error_of_logits(library: Any, dtype: str) -> Iterator[Measurement]:
         for value, gradient, (_, _, p, masses) in zip(values, gradients, rows, strict=True):
             gaps = [a - m for a, m in zip(p, masses, strict=True)]
             sizes = [a + m for a, m in zip(p, masses, strict=True)]
-            lost = SMALLEST * (len(p) if library.flushes else 1)
+            lost = 8.0 * SMALLEST * (len(p) if library.flushes else 1)
             allowed = 2 * GRADIENT * mp.fdot(map(abs, gaps), sizes) + lost
             value_worst.note_scaled([value], [mp.fdot(gaps, gaps)], [allowed], case.name)
             mean, mean_size = mp.fdot(p, gaps), mp.fdot(p, sizes)
@@ -315,7 +315,9 @@ def information(library: Any, dtype: str) -> Iterator[Measurement]:
 
     def in_ulps(name: str, got: Any, truths: Any) -> Measurement:
         worst = Worst("ulp")
-        worst.note_ulps(to_numpy(got).ravel(), truths, dtype, bound=measures.ULPS, where="")
+        worst.note_ulps(
+            to_numpy(got).ravel(), truths, dtype, bound=measures.ULPS, where="distributions"
+        )
         return worst.measurement(name, "value", library.name, dtype)
 
     symbols = [-mp.log(exact(a)) if a else oracle.INF for a in exact_p.ravel()]
@@ -336,7 +338,7 @@ def information(library: Any, dtype: str) -> Iterator[Measurement]:
             truth = mp.exp(h) if mp.isfinite(h) else h
             truth = oracle.INF if truth > largest else truth
             most = measures.ULPS + (float(h) if mp.isfinite(h) else 0.0)
-            worst.note(oracle.ulps(value, truth, losses.result_dtype(dtype)), most, "")
+            worst.note(oracle.ulps(value, truth, losses.result_dtype(dtype)), most, "distributions")
     yield worst.measurement("perplexity", "value", library.name, dtype)
 
 
@@ -361,7 +363,7 @@ def joint_measures(library: Any, dtype: str) -> Iterator[Measurement]:
     worst = Worst("ulp")
     truths = measures.truths("conditional_entropy", exact_joint)
     got = to_numpy(xent.conditional_entropy(joint))
-    worst.note_ulps(got, truths, dtype, bound=measures.ULPS, where="")
+    worst.note_ulps(got, truths, dtype, bound=measures.ULPS, where="distributions")
     yield worst.measurement("conditional_entropy", "value", library.name, dtype)
 
     worst = Worst("of bound")
@@ -370,9 +372,13 @@ def joint_measures(library: Any, dtype: str) -> Iterator[Measurement]:
     apart = np.abs(exact_joint - product).sum(axis=(1, 2))
     sums = exact_joint.sum(axis=(1, 2))
     wide = np.finfo(np.float32 if library.accumulates_in == "float32" else np.float64)
-    in_ulp = measures.allowed_errors(np.array(truths, dtype=float) + np.abs(sums * (1 - sums)), dtype)
+    in_ulp = measures.allowed_errors(
+        np.array(truths, dtype=float) + np.abs(sums * (1 - sums)), dtype
+    )
     allowed = [u + 2 * float(wide.eps) * float(a) for u, a in zip(in_ulp, apart, strict=True)]
-    worst.note_scaled(to_numpy(xent.mutual_information(joint)), truths, allowed, "")
+    worst.note_scaled(
+        to_numpy(xent.mutual_information(joint)), truths, allowed, "joint distributions"
+    )
     yield worst.measurement("mutual_information", "value", library.name, dtype)
 
 

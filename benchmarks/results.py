@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import math
@@ -28,7 +28,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": dict(_versions()),
         **_commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 

@@ -24,6 +24,7 @@ from xent.errors import OptionError, ShapeError
 __all__ = [
     "Array",
     "ArrayLike",
+    "MaybePair",
     "Pair",
     "accumulation_dtype",
     "add_low",
@@ -32,6 +33,7 @@ __all__ = [
     "checking",
     "constant",
     "divide_pair",
+    "exp_pair",
     "move_last",
     "output_dtype",
     "quietly",
@@ -86,6 +88,9 @@ ArrayLike: TypeAlias = Any
 
 Pair: TypeAlias = tuple[Array, Array]
 """An unevaluated sum ``(high, low)``."""
+
+MaybePair: TypeAlias = tuple[Array, Array | None]
+"""The same, or a number alone where rounding errors are not carried."""
 
 
 def _torch_owns(x: object) -> bool:
@@ -312,8 +317,17 @@ def add_low(xp: Any, pair: Pair, low: Array) -> Pair:
     return high + small, _finite_or_zero(xp, rest)
 
 
-def divide_pair(xp: Any, numerator: Pair, divisor: float) -> Pair:
+def exp_pair(xp: Any, exponent: MaybePair) -> Array:
+    """Return the exponential of a pair; without a second part, that of the first."""
+    high, low = exponent
+    # Not e + e·low: that product would be flushed to zero while e is still a normal number.
+    return xp.exp(high) if low is None else xp.exp(high) * (1.0 + low)
+
+
+def divide_pair(xp: Any, numerator: MaybePair, divisor: float) -> MaybePair:
     """Divide a pair by a number, to about twice the precision of the dtype.
+
+    A number without a second part is divided as it is.
 
     Accurate where the quotient lies above −1000, which is where its exponential is not zero.
     The leading part of the quotient is cut to a grid, so that its product with the leading part
@@ -323,6 +337,8 @@ def divide_pair(xp: Any, numerator: Pair, divisor: float) -> Pair:
         return numerator
     high, low = numerator
     quotient = high / divisor
+    if low is None:
+        return quotient, None
     grid = 2.0**16 if quotient.dtype == getattr(xp, "float64", None) else 2.0**4
     head = _leading(divisor, 26 if grid == 2.0**16 else 12)
     q = constant(quotient)
@@ -348,7 +364,7 @@ def tanh_pair(xp: Any, z: Array, scale: float) -> Pair:
         return xp.round(x * grid) / grid
 
     z = constant(z)
-    y, y_low = divide_pair(xp, (z, xp.zeros_like(z)), scale)
+    y, y_low = cast("Pair", divide_pair(xp, (z, xp.zeros_like(z)), scale))
     far = ~(xp.abs(y) < 20.0)
     s = xp.where(far, 0.0, y) / 2.0**doublings
     s2 = s * s
@@ -407,7 +423,21 @@ def sum_pair(xp: Any, x: Array) -> Pair:
     return x[..., 0], low[..., 0]
 
 
-def sum_accurately(xp: Any, x: Array) -> Array:
-    """Sum over the last axis, losing no digits to its length."""
-    high, low = sum_pair(xp, x)
-    return high + low
+def sum_accurately(xp: Any, x: Array, *, carry: bool = True) -> Array:
+    """Sum over the last axis by a fixed binary tree, losing no digits to its length.
+
+    Without `carry` the errors of the additions are dropped: enough where the result will be
+    rounded to a narrower dtype, and several times faster.
+    """
+    if carry:
+        high, low = sum_pair(xp, x)
+        return high + low
+    n = x.shape[-1]
+    if n == 0:
+        return xp.sum(x, axis=-1)
+    while n > 1:
+        half = n // 2
+        folded = x[..., :half] + x[..., half : 2 * half]
+        x = xp.concat([folded, x[..., 2 * half :]], axis=-1) if n % 2 else folded
+        n = half + n % 2
+    return x[..., 0]

@@ -26,10 +26,11 @@ from typing import Any, NamedTuple, cast
 
 from xent.arrays import (
     Array,
-    Pair,
+    MaybePair,
     add_low,
     constant,
     divide_pair,
+    exp_pair,
     sum_accurately,
     tanh_pair,
     two_difference,
@@ -59,24 +60,31 @@ class LogitTransform:
     """What happens to logits before the softmax: first the softcap, then the temperature.
 
     ``softcap·tanh(z/softcap)``, divided by ``temperature``. A class masked by −∞ stays masked.
-    `carry` keeps the rounding errors of the softcap, which matter where the logits are as wide as
-    the arithmetic.
+    `carry` keeps the rounding errors of differences and sums: what makes a row right where its
+    logits are as wide as the arithmetic, and is not needed where they are narrower.
     """
 
     temperature: float = 1.0
     softcap: float | None = None
     carry: bool = True
 
-    def cap(self, xp: Any, z: Array) -> Pair:
-        """Return the logits after the softcap, before the temperature, as a pair."""
-        if self.softcap is None:
-            return z, xp.zeros_like(constant(z))
-        masked = z == -xp.inf
-        if self.carry:
-            high, low = tanh_pair(xp, z, self.softcap)
-        else:
-            high, low = self.softcap * xp.tanh(z / self.softcap), xp.zeros_like(constant(z))
-        return xp.where(masked, z, high), xp.where(masked, 0.0, low)
+    def centred(self, xp: Any, z: Array) -> tuple[Array, Array, MaybePair]:
+        """Return the row's maximum m after the softcap, where it is, and cap(z) − m as a pair."""
+        low = None
+        if self.softcap is not None:
+            high = self.softcap * xp.tanh(z / self.softcap)
+            if self.carry:
+                high, low = tanh_pair(xp, z, self.softcap)
+            z, masked = xp.where(z == -xp.inf, z, high), z == -xp.inf
+        m = constant(xp.max(z, axis=-1, keepdims=True))
+        top = one_hot(xp, xp.argmax(constant(z), axis=-1), z)
+        if not self.carry:
+            return m, top, (z - m, None)
+        pair = two_difference(xp, z, m)
+        if low is not None:
+            low = xp.where(masked, 0.0, low)
+            pair = add_low(xp, pair, low - sum_over(xp, xp.where(top, low, 0.0)))
+        return m, top, pair
 
     def slope(self, xp: Any, z: Array) -> Array:
         """Return the derivative of the transform at each logit."""
@@ -105,6 +113,11 @@ class Softmax(NamedTuple):
     others: Array  # Σ exp(x) without the likeliest class          (rows, 1)
     log_sum: Array  # log Σ exp(x) ≥ 0                             (rows, 1)
     shift: Array  # what was subtracted, over T                    (rows, 1)
+    carry: bool  # are rounding errors carried?
+
+    def mass(self, xp: Any, t: Array) -> Array:
+        """Return the total mass W of each row's target."""
+        return sum_accurately(xp, t, carry=self.carry)
 
     def probability(self, xp: Any) -> Array:
         """Return p = exp(x)/Σ exp(x)."""
@@ -119,46 +132,41 @@ def softmax(
     xp: Any, z: Array, transform: LogitTransform = PLAIN, t: Array | None = None
 ) -> Softmax:
     """Compute the parts of the softmax of each row; `t` matters to derivatives only."""
-    z, z_low = transform.cap(xp, z)
-    m = constant(xp.max(z, axis=-1, keepdims=True))
-    top = one_hot(xp, xp.argmax(constant(z), axis=-1), z)
-
-    high, low = two_difference(xp, z, m)
-    if transform.softcap is not None:
-        m_low = sum_over(xp, xp.where(top, z_low, 0.0))
-        high, low = add_low(xp, (high, low), z_low - m_low)
+    m, top, (high, low) = transform.centred(xp, z)
     # The loss does not depend on what is subtracted, so its derivative may be chosen. Moving with
     # the likeliest class in proportion to that class's target makes the derivative at a confident
     # target −Σ p over the others, where p − 1 would cancel. `live` is 0; only its slope is used.
+    live = sum_over(xp, xp.where(top, high, 0.0), carry=False)
     share = _share_of_top(xp, top, t)
-    live = sum_over(xp, xp.where(top, high, xp.zeros_like(high)))
-    x = xp.where(top, (1.0 - share) * live, high - share * live)
-    x, low = divide_pair(xp, (x, low), transform.temperature)
+    x, low = divide_pair(xp, (high - share * live, low), transform.temperature)
+    x_top = (1.0 - share) * live / transform.temperature
 
-    e = xp.exp(x) * (1.0 + low)
+    e = exp_pair(xp, (x, low))
     # exp(x) = 1 for the likeliest class: expm1 keeps its slope and leaves its value to log1p.
-    others = sum_over(xp, xp.where(top, xp.expm1(x), e))
-    return Softmax(x, e, top, others, xp.log1p(others), (m + share * live) / transform.temperature)
+    others = sum_over(xp, xp.where(top, xp.expm1(x_top), e), carry=transform.carry)
+    shift = (m + share * live) / transform.temperature
+    x = xp.where(top, x_top, x)
+    return Softmax(x, e, top, others, xp.log1p(others), shift, transform.carry)
 
 
 def _share_of_top(xp: Any, top: Array, t: Array | None) -> Array | float:
     if t is None:
         return 0.0
     t = constant(t)
-    total = sum_over(xp, t)
-    mass = sum_over(xp, xp.where(top, t, xp.zeros_like(t)))
+    total = sum_over(xp, t, carry=False)
+    mass = sum_over(xp, xp.where(top, t, 0.0), carry=False)
     return xp.where(total > 0, mass / xp.where(total > 0, total, 1.0), 0.0)
 
 
-def sum_over(xp: Any, x: Array) -> Array:
+def sum_over(xp: Any, x: Array, *, carry: bool = True) -> Array:
     """Sum over the classes, keeping the axis."""
-    return sum_accurately(xp, x)[..., None]
+    return sum_accurately(xp, x, carry=carry)[..., None]
 
 
 def surprise(xp: Any, t: Array, x: Array) -> Array:
     """Return t·(−x), with 0·∞ = 0."""
     nothing = (t == 0) & (x == -xp.inf)
-    return t * (0.0 - xp.where(nothing, xp.zeros_like(x), x))
+    return t * (0.0 - xp.where(nothing, 0.0, x))
 
 
 def one_hot(xp: Any, indices: Array, like: Array) -> Array:
@@ -173,8 +181,8 @@ def one_hot(xp: Any, indices: Array, like: Array) -> Array:
 
 def softmax_loss(xp: Any, s: Softmax, t: Array, z_loss: float = 0.0) -> Array:
     """Return W·log Σ exp(x) − Σ t·x + W·z_loss·logsumexp², one number for each row."""
-    weight = sum_over(xp, t)
-    loss = weight * s.log_sum + sum_over(xp, surprise(xp, t, s.x))
+    weight = s.mass(xp, t)[..., None]
+    loss = weight * s.log_sum + sum_over(xp, surprise(xp, t, s.x), carry=s.carry)
     if z_loss:
         loss = loss + z_loss * weight * (s.shift + s.log_sum) ** 2
     return loss[..., 0]
@@ -182,12 +190,13 @@ def softmax_loss(xp: Any, s: Softmax, t: Array, z_loss: float = 0.0) -> Array:
 
 def softmax_entropy(xp: Any, s: Softmax) -> Array:
     """Return the entropy of the softmax itself, −Σ p·log p = log Σ exp(x) − Σ p·x."""
-    return (s.log_sum + sum_over(xp, surprise(xp, s.probability(xp), s.x)))[..., 0]
+    terms = surprise(xp, s.probability(xp), s.x)
+    return (s.log_sum + sum_over(xp, terms, carry=s.carry))[..., 0]
 
 
 def _slope_in_x(xp: Any, s: Softmax, t: Array, z_loss: float) -> Array:
     p = s.probability(xp)
-    weight = sum_over(xp, t)
+    weight = s.mass(xp, t)[..., None]
     slope = p * (weight - t) - t * s.rest(xp)
     if z_loss:
         slope = slope + 2.0 * z_loss * weight * (s.shift + s.log_sum) * p
@@ -211,10 +220,10 @@ def softmax_product(
     z_loss: float = 0.0,
 ) -> Array:
     """Return (∂²L/∂z²)·v for each row."""
-    p, weight = s.probability(xp), sum_over(xp, t)
+    p, weight = s.probability(xp), s.mass(xp, t)[..., None]
     slope = transform.slope(xp, z)
     u = v * slope
-    mean = sum_over(xp, p * u)
+    mean = sum_over(xp, p * u, carry=s.carry)
     product = weight * p * (u - mean)
     if z_loss:
         lse = s.shift + s.log_sum

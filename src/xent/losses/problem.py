@@ -124,9 +124,15 @@ class ClassProblem(_Problem):
         """Turn derivatives of row losses into those of the reduced loss, as the values came."""
         xp, shape = self.rows.xp, self.rows.shape
         scale = self.reduction.scale(self.rows, self.reduction.divisor(self.rows, mass))
-        kept = self.rows.kept[:, None]
-        scaled = xp.where(kept, by_row * scale[:, None], xp.zeros_like(by_row))
-        full = xp.reshape(xp.astype(scaled, self.out, copy=False), (*shape, scaled.shape[-1]))
+
+        def scale_block(part: slice) -> tuple[Array, ...]:
+            kept = self.rows.kept[part][:, None]
+            scaled = xp.where(kept, by_row[part, ...] * scale[part][:, None], 0.0)
+            return (xp.astype(scaled, self.out, copy=False),)
+
+        count, classes = by_row.shape
+        (scaled,) = in_blocks(xp, count, classes, scale_block)
+        full = xp.reshape(scaled, (*shape, classes))
         return xp.moveaxis(full, -1, self.axis) if shape else full
 
     def flat(self, vector: Array) -> Array:

@@ -191,7 +191,7 @@ def softmax_cross_entropy(
 
     def loss_and_mass(part: slice, z: Array, t: Array) -> tuple[Array, ...]:
         s = definition.softmax(xp, z, transform, t)
-        return definition.softmax_loss(xp, s, t, z_loss), definition.sum_over(xp, t)[:, 0]
+        return definition.softmax_loss(xp, s, t, z_loss), s.mass(xp, t)
 
     return p.reduced(*p.per_row(loss_and_mass))
 
@@ -242,7 +242,7 @@ def softmax_cross_entropy_value_and_grad(
         s = definition.softmax(xp, z, transform, t)
         gradient = definition.softmax_gradient(xp, s, z, t, transform, z_loss)
         loss = definition.softmax_loss(xp, s, t, z_loss)
-        return loss, definition.sum_over(xp, t)[:, 0], gradient
+        return loss, s.mass(xp, t), gradient
 
     losses, mass, gradient = p.per_row(loss_mass_gradient)
     return p.reduced(losses, mass), p.scaled(gradient, mass)
@@ -294,7 +294,7 @@ def softmax_cross_entropy_hessian_vector_product(
     def product(part: slice, z: Array, t: Array) -> tuple[Array, ...]:
         s = definition.softmax(xp, z, transform, t)
         curved = definition.softmax_product(xp, s, z, t, v[part], transform, z_loss)
-        return curved, definition.sum_over(xp, t)[:, 0]
+        return curved, s.mass(xp, t)
 
     return p.scaled(*p.per_row(product))
 
