@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import xent
+from benchmarks.errors import excused
 from benchmarks.proof import libraries, losses, oracle
 from benchmarks.results import show_progress
 from xent.losses.cases import CASES, LOSS_ULPS, SMALLEST
@@ -133,9 +134,9 @@ def _compare(system: str, loss: Loss, library: Any, dtype: str) -> Comparison:
         smallest = SMALLEST * exact_z.shape[1] if library.flushes else 0.0
         truths = [row[0] for row in losses.exact_rows(case, exact_z, y)]
         for value, truth in zip(got, truths, strict=True):
-            excused = smallest and abs(float(value) - float(truth)) <= smallest
             ulps = oracle.ulps(value, truth, losses.result_dtype(dtype))
-            errors.append(0.0 if excused else ulps)
+            flushed = excused(value, truth, ulps, LOSS_ULPS, smallest)
+            errors.append(0.0 if flushed else ulps)
     finite = np.array([e for e in errors if np.isfinite(e)])
     return Comparison(
         system=system,

@@ -249,3 +249,12 @@ def test_a_variable_s_value_that_never_occurs_makes_no_nan_in_the_gradient(frame
     for measure in (xent.conditional_entropy, xent.mutual_information):
         (by_joint,) = gradients(framework, measure, joint)
         assert not np.isnan(by_joint).any()
+
+
+def test_a_divergence_held_at_zero_for_rounded_inputs_keeps_its_gradient(framework):
+    q = np.array([[0.5, 0.5], [0.25, 0.75]])
+    p = q * (1.0 - 1e-7)  # Σ p·log(p/q) is below 0 here
+    assert xent.kl_divergence(p, q).tolist() == [0.0, 0.0]
+    by_p, by_q = gradients(framework, xent.kl_divergence, p, q)
+    np.testing.assert_allclose(by_p, np.log(p / q) + 1, rtol=1e-13)
+    np.testing.assert_allclose(by_q, -p / q, rtol=1e-13)

@@ -34,6 +34,7 @@ __all__ = [
     "constant",
     "divide_pair",
     "exp_pair",
+    "move_axis",
     "move_last",
     "output_dtype",
     "quietly",
@@ -121,7 +122,7 @@ def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
     """
     owned = [v for v in values if _is_foreign(v)]
     if not owned:
-        return np, [None if v is None else np.asarray(v) for v in values]
+        return np, [None if v is None else _as_numpy(v) for v in values]
     xp = _foreign_namespace(owned)
 
     def bring(v: Any) -> Any:
@@ -129,9 +130,23 @@ def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
             return v
         first: Any = owned[0]
         on = {"device": first.device} if _torch_owns(first) else {}
-        return xp.asarray(np.asarray(v), **on)
+        return xp.asarray(_as_numpy(v), **on)
 
     return xp, [bring(v) for v in values]
+
+
+def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
+    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        raise OptionError(
+            f"masked arrays are not taken: got {int(value.mask.sum())} masked entries. "
+            "Hint: mask rows or entries with row_weight=0, a class with a logit of −inf."
+        )
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(
+            f"nested lists must be rectangular: {error}. Hint: every row needs as many entries."
+        ) from error
 
 
 def _foreign_namespace(owned: list[Any]) -> Any:
@@ -200,7 +215,15 @@ def move_last(xp: Any, array: Array, axis: int, name: str) -> Array:
             f"axis must lie in [{-array.ndim}, {array.ndim}) for {name} of shape "
             f"{tuple(array.shape)}: got {axis}. Hint: axis=-1 is the last."
         )
-    return array if axis in (-1, array.ndim - 1) else xp.moveaxis(array, axis, -1)
+    return move_axis(xp, array, axis, -1)
+
+
+def move_axis(xp: Any, array: Array, source: int, destination: int) -> Array:
+    """Move one axis; by a permutation, because torch's ``moveaxis`` cannot be vmapped."""
+    order = list(range(array.ndim))
+    moved = order.pop(source)
+    order.insert(destination % array.ndim, moved)
+    return array if order == list(range(array.ndim)) else xp.permute_dims(array, tuple(order))
 
 
 def constant(x: Array) -> Array:
@@ -238,7 +261,7 @@ def checking(check: bool | None, *arrays: Array | None) -> bool:
     """
     if check is None:
         return all(_is_readable(a) for a in arrays if a is not None)
-    if check and any(_jax_owns(a) and _is_tracer(a) for a in arrays):
+    if check and any(a is not None and _is_traced(a) for a in arrays):
         raise OptionError(
             "check=True must look at values, and these are being traced. "
             "Hint: call outside jit and vmap, or leave check=None: bad rows then become NaN."
@@ -246,8 +269,17 @@ def checking(check: bool | None, *arrays: Array | None) -> bool:
     return check
 
 
-def _is_tracer(x: object) -> bool:
-    return isinstance(x, sys.modules["jax"].core.Tracer)
+def _is_traced(x: Array) -> bool:
+    """Tell whether an array stands for values that a transformation hides."""
+    if _jax_owns(x):
+        return isinstance(x, sys.modules["jax"].core.Tracer)
+    if _torch_owns(x):
+        functorch, tensor = sys.modules["torch"]._C._functorch, cast("Any", x)
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            if functorch.is_batchedtensor(tensor):
+                return True
+            tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def where_is(xp: Any, mask: Array) -> tuple[int, ...] | None:

@@ -18,6 +18,7 @@ from xent.arrays import (
     as_arrays,
     as_floats,
     checking,
+    move_axis,
     move_last,
     output_dtype,
     where_is,
@@ -133,7 +134,7 @@ class ClassProblem(_Problem):
         count, classes = by_row.shape
         (scaled,) = in_blocks(xp, count, classes, scale_block)
         full = xp.reshape(scaled, (*shape, classes))
-        return xp.moveaxis(full, -1, self.axis) if shape else full
+        return move_axis(xp, full, -1, self.axis) if shape else full
 
     def flat(self, vector: Array) -> Array:
         """Bring an array of the values' own shape to (N, C) in the wide dtype."""
