@@ -10,14 +10,7 @@ from benchmarks import accuracy, losses, page, results
 
 STORED = results.read(page.STORED)
 # What the other tests hold against the oracle on every library is not measured again here.
-ONLY_HERE = (
-    accuracy.softmax_product,
-    accuracy.softmax_statistics,
-    accuracy.sigmoid,
-    accuracy.from_probabilities,
-    accuracy.binary,
-    accuracy.squared_error_of_logits,
-)
+ONLY_HERE = (accuracy.softmax_product, accuracy.sigmoid, accuracy.squared_error_of_logits)
 
 
 def test_the_page_is_what_the_stored_measurements_make():

@@ -36,7 +36,7 @@ def one_hot(y, classes=4):
 def test_r1_units_are_logarithms_to_their_base(unit, base):
     p, q = [0.7, 0.2, 0.1], [0.1, 0.3, 0.6]
     expected = -sum(a * np.log(b) for a, b in zip(p, q, strict=True)) / np.log(base)
-    assert float(xent.cross_entropy(p, q, unit=unit)) == pytest.approx(expected, rel=1e-15)
+    assert float(xent.cross_entropy(p, q, unit=unit)) == pytest.approx(expected, rel=1e-15, abs=0)
 
 
 def test_r1_an_unknown_unit_is_refused_with_the_ones_there_are():
@@ -261,15 +261,15 @@ def test_r7_the_normalizer_is_weight_count_a_number_or_an_array():
     def mean(**options):
         return float(xent.softmax_cross_entropy(Z, Y, row_weight=w, **options))
 
-    assert mean() == pytest.approx(weighted / 5.0, rel=1e-15)
-    assert mean(normalizer="count") == pytest.approx(weighted / 2.0, rel=1e-15)
-    assert mean(normalizer=10) == pytest.approx(weighted / 10.0, rel=1e-15)
-    assert mean(normalizer=np.asarray(10.0)) == pytest.approx(weighted / 10.0, rel=1e-15)
+    assert mean() == pytest.approx(weighted / 5.0, rel=1e-15, abs=0)
+    assert mean(normalizer="count") == pytest.approx(weighted / 2.0, rel=1e-15, abs=0)
+    assert mean(normalizer=10) == pytest.approx(weighted / 10.0, rel=1e-15, abs=0)
+    assert mean(normalizer=np.asarray(10.0)) == pytest.approx(weighted / 10.0, rel=1e-15, abs=0)
     tokens = torch.tensor(10)
     by_tensor = xent.softmax_cross_entropy(
         torch.tensor(Z), torch.tensor(Y), row_weight=w, normalizer=tokens
     )
-    assert float(by_tensor) == pytest.approx(weighted / 10.0, rel=1e-15)
+    assert float(by_tensor) == pytest.approx(weighted / 10.0, rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("normalizer", [0, -1.0, np.nan, "batch"])
@@ -468,15 +468,15 @@ def test_r12_blocks_do_not_change_a_bit(monkeypatch):
         (lambda: xent.softmax_cross_entropy(Z, Y, label_smoothing=1.1), errors.OptionError, "label_smoothing must lie"),
         (lambda: xent.softmax_cross_entropy(Z, Y, z_loss=np.nan), errors.OptionError, "z_loss must lie"),
         (lambda: xent.softmax_cross_entropy(Z, Y, class_weight=[1, 2]), errors.ShapeError, "weight for each of 4 classes"),
-        (lambda: xent.softmax_cross_entropy(Z, Y, class_weight=[1, -2, 1, 1]), errors.OptionError, "got -2.0 for class 1"),
+        (lambda: xent.softmax_cross_entropy(Z, Y, class_weight=[1, -2, 1, 1]), errors.OptionError, r"class_weight must be 0 .* got -2.0 at index \(1,\)"),
         (lambda: xent.softmax_cross_entropy(Z, Y, row_weight=[1, 2]), errors.ShapeError, "row_weight must fit the rows"),
-        (lambda: xent.softmax_cross_entropy(Z, Y, row_weight=[1, -2, 1]), errors.OptionError, r"got -2.0 at row \(1,\)"),
+        (lambda: xent.softmax_cross_entropy(Z, Y, row_weight=[1, -2, 1]), errors.OptionError, r"got -2.0 at index \(1,\)"),
         (lambda: xent.softmax_cross_entropy(Z, one_hot(Y), ignore_index=-1), errors.OptionError, "ignore_index=-1 needs class indices"),
         (lambda: xent.softmax_cross_entropy(Z + 1j, Y), errors.OptionError, "must hold real numbers: got dtype complex128"),
         (lambda: xent.softmax_cross_entropy(Z.astype(str), Y), errors.OptionError, "must hold real numbers"),
         (lambda: xent.softmax_cross_entropy(torch.tensor(Z), jnp.asarray(Y)), errors.OptionError, "belong to one library"),
         (lambda: xent.sigmoid_cross_entropy([0.0, 1.0], [1]), errors.ShapeError, r"shape of logits, \(2,\): got shape \(1,\)"),
-        (lambda: xent.sigmoid_cross_entropy([0.0], [1], pos_weight=-1), errors.OptionError, "pos_weight must be finite"),
+        (lambda: xent.sigmoid_cross_entropy([0.0], [1], pos_weight=-1), errors.OptionError, "pos_weight must be 0 or lie in"),
         (lambda: xent.sigmoid_cross_entropy([0.0], [1], pos_weight=[1, 2]), errors.ShapeError, "pos_weight must fit"),
         (lambda: xent.squared_error_value_and_grad(Z, Y, link="probit"), errors.OptionError, "link must be"),
         (lambda: xent.softmax_cross_entropy_hessian_vector_product(Z, Y, Z[:2]), errors.ShapeError, "vector must have the shape"),

@@ -5,6 +5,7 @@ Importing this loads NumPy and nothing heavier; arrays of other libraries are ta
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from xent.information import (
@@ -69,8 +70,11 @@ __version__ = "0.1.0.dev0"
 
 def __getattr__(name: str) -> Any:
     # The room of scores is opened when it is asked for: half of the time of this import otherwise.
-    if name == "log_loss":
-        from xent.scoring import log_loss
-
-        return log_loss
+    if name in ("log_loss", "scoring"):
+        scoring = importlib.import_module("xent.scoring")
+        return scoring if name == "scoring" else scoring.log_loss
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
@@ -33,7 +34,9 @@ __all__ = [
     "checking",
     "constant",
     "divide_pair",
+    "epsilon",
     "exp_pair",
+    "is_compiling",
     "move_axis",
     "move_last",
     "output_dtype",
@@ -95,13 +98,14 @@ MaybePair: TypeAlias = tuple[Array, Array | None]
 
 
 def _torch_owns(x: object) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    # Another thread may be in the middle of importing it: then no tensor exists yet.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(x, tensor)
 
 
 def _jax_owns(x: object) -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(x, jax.Array)
+    array = getattr(sys.modules.get("jax"), "Array", None)
+    return array is not None and isinstance(x, array)
 
 
 def _is_foreign(x: object) -> bool:
@@ -117,9 +121,12 @@ def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
     Returns
     -------
     namespace, arrays
-        The namespace to compute in, and one array for each value (``None`` stays ``None``).
+        The namespace to compute in, and one array for each value (``None`` stays ``None``, but
+        for the first).
         It is NumPy's unless an array of another library is among them.
     """
+    if values[0] is None:
+        raise OptionError("an array must be given: got None. Hint: lists and numbers do too.")
     owned = [v for v in values if _is_foreign(v)]
     if not owned:
         return np, [None if v is None else _as_numpy(v) for v in values]
@@ -130,7 +137,23 @@ def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
             return v
         first: Any = owned[0]
         on = {"device": first.device} if _torch_owns(first) else {}
-        return xp.asarray(_as_numpy(v), **on)
+        array = _as_numpy(v)
+        if array.dtype.kind not in "biuf":
+            raise OptionError(
+                f"arrays must hold real numbers: got dtype {array.dtype} beside {type(first)}. "
+                "Hint: convert text and objects to numbers first."
+            )
+        if array.dtype.kind in "iu" and "int64" not in xp.__array_namespace_info__().dtypes():
+            # JAX without 64-bit would wrap large integers around, into the range of the classes.
+            array = np.clip(
+                array,
+                max(-(2**31), np.iinfo(array.dtype).min),
+                min(2**31 - 1, np.iinfo(array.dtype).max),
+            )
+        # A copy where torch would refuse or warn: byte order, negative strides, read-only memory.
+        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+        plain = native.flags.c_contiguous and native.flags.writeable
+        return xp.asarray(native if plain else native.copy(order="C"), **on)
 
     return xp, [bring(v) for v in values]
 
@@ -142,11 +165,13 @@ def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
             "Hint: mask rows or entries with row_weight=0, a class with a logit of −inf."
         )
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:
         raise ShapeError(
             f"nested lists must be rectangular: {error}. Hint: every row needs as many entries."
         ) from error
+    # The half types of ml_dtypes, which NumPy does not know as numbers; widened exactly.
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _foreign_namespace(owned: list[Any]) -> Any:
@@ -197,19 +222,39 @@ def output_dtype(xp: Any, *arrays: Array | None) -> Any:
 
 
 def as_floats(xp: Any, array: Array, dtype: Any, name: str) -> Array:
-    """Convert real numbers to `dtype`, refusing what is not a real number."""
+    """Convert real numbers to `dtype`, refusing what is not a real number.
+
+    An integer that the float does not hold becomes NaN.
+    """
     if not xp.isdtype(array.dtype, ("bool", "integral", "real floating")):
         raise OptionError(
             f"{name} must hold real numbers: got dtype {array.dtype}. "
             "Hint: convert them first; complex numbers and text have no order or logarithm here."
         )
-    return xp.astype(array, dtype, copy=False)
+    wide = xp.astype(array, dtype, copy=False)
+    if xp.isdtype(array.dtype, "integral") and xp.iinfo(array.dtype).bits > 32 - 16 * (
+        xp.finfo(dtype).bits < 64
+    ):
+        wide = xp.where(xp.astype(wide, array.dtype) == array, wide, xp.nan)
+    return wide
+
+
+def epsilon(xp: Any, array: Array) -> float:
+    """Return the spacing of an array's dtype at 1; 0 for integers, which are not rounded."""
+    floating = xp.isdtype(array.dtype, "real floating")
+    return float(xp.finfo(array.dtype).eps) if floating else 0.0
 
 
 def move_last(xp: Any, array: Array, axis: int, name: str) -> Array:
     """Move `axis` to the end, or say which axes there are."""
     if array.ndim == 0:
         raise ShapeError(f"{name} must have at least one axis: got a single number. Hint: [x, …].")
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise OptionError(
+            f"axis must be an integer: got {axis!r}. Hint: axis=-1 is the last."
+        ) from None
     if not -array.ndim <= axis < array.ndim:
         raise ShapeError(
             f"axis must lie in [{-array.ndim}, {array.ndim}) for {name} of shape "
@@ -241,7 +286,7 @@ def _is_readable(x: Array) -> bool:
         return True
     if _torch_owns(x):
         torch, tensor = sys.modules["torch"], cast("Any", x)
-        if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        if is_compiling() or tensor.device.type != "cpu":
             return False
         fake = isinstance(tensor, torch._subclasses.FakeTensor)
         return not (fake or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
@@ -264,13 +309,22 @@ def checking(check: bool | None, *arrays: Array | None) -> bool:
     if check and any(a is not None and _is_traced(a) for a in arrays):
         raise OptionError(
             "check=True must look at values, and these are being traced. "
-            "Hint: call outside jit and vmap, or leave check=None: bad rows then become NaN."
+            "Hint: call outside jit, vmap and grad, or leave check=None: bad rows become NaN."
         )
     return check
 
 
+def is_compiling() -> bool:
+    """Tell whether torch.compile is tracing this call."""
+    compiler = getattr(sys.modules.get("torch"), "compiler", None)
+    asked = getattr(compiler, "is_compiling", None)
+    return bool(asked is not None and asked())
+
+
 def _is_traced(x: Array) -> bool:
     """Tell whether an array stands for values that a transformation hides."""
+    if is_compiling():
+        return True
     if _jax_owns(x):
         return isinstance(x, sys.modules["jax"].core.Tracer)
     if _torch_owns(x):
@@ -311,8 +365,7 @@ def quietly(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.compiler.is_compiling():
+        if is_compiling():
             return function(*args, **kwargs)
         with np.errstate(all="ignore"):
             return function(*args, **kwargs)
@@ -356,10 +409,13 @@ def exp_pair(xp: Any, exponent: MaybePair) -> Array:
     return xp.exp(high) if low is None else xp.exp(high) * (1.0 + low)
 
 
-def divide_pair(xp: Any, numerator: MaybePair, divisor: float) -> MaybePair:
+def divide_pair(
+    xp: Any, numerator: MaybePair, divisor: float, grid: float | None = None
+) -> MaybePair:
     """Divide a pair by a number, to about twice the precision of the dtype.
 
-    A number without a second part is divided as it is.
+    A number without a second part is divided as it is. `grid` is the fineness of the cut; a
+    finer one than the default suits quotients that are known to be small.
 
     Accurate where the quotient lies above −1000, which is where its exponential is not zero.
     The leading part of the quotient is cut to a grid, so that its product with the leading part
@@ -371,8 +427,10 @@ def divide_pair(xp: Any, numerator: MaybePair, divisor: float) -> MaybePair:
     quotient = high / divisor
     if low is None:
         return quotient, None
-    grid = 2.0**16 if quotient.dtype == getattr(xp, "float64", None) else 2.0**4
-    head = _leading(divisor, 26 if grid == 2.0**16 else 12)
+    wide = quotient.dtype == getattr(xp, "float64", None)
+    if grid is None:
+        grid = 2.0**16 if wide else 2.0**4
+    head = _leading(divisor, 26 if wide else 12)
     q = constant(quotient)
     lead = xp.round(q * grid) / grid
     rest = ((constant(high) - lead * head) - lead * (divisor - head) + low) / divisor
@@ -390,13 +448,14 @@ def tanh_pair(xp: Any, z: Array, scale: float) -> Pair:
     """
     live = scale * xp.tanh(z / scale)
     wide = z.dtype == getattr(xp, "float64", None)
-    grid, doublings = (2.0**26, 10) if wide else (2.0**12, 10)
+    grid, doublings = 2.0**26 if wide else 2.0**12, 10
 
     def cut(x: Array, grid: float = grid) -> Array:
         return xp.round(x * grid) / grid
 
     z = constant(z)
-    y, y_low = cast("Pair", divide_pair(xp, (z, xp.zeros_like(z)), scale))
+    fine = 2.0**21 if wide else 2.0**7
+    y, y_low = cast("Pair", divide_pair(xp, (z, xp.zeros_like(z)), scale, grid=fine))
     far = ~(xp.abs(y) < 20.0)
     s = xp.where(far, 0.0, y) / 2.0**doublings
     s2 = s * s
@@ -418,6 +477,11 @@ def tanh_pair(xp: Any, z: Array, scale: float) -> Pair:
     exact = (lead * head - live) + (lead * (scale - head) + (high - lead) * scale) + scale * low
     gap = (scale - head) - 2.0 * scale * xp.exp(-2.0 * xp.abs(y))
     beyond = xp.where(y > 0, (head - live) + gap, (-head - live) - gap)
+    # Near 0 the cap is z less a small part, which needs no more digits than the dtype has.
+    close = xp.abs(y) < (2.0**-7 if wide else 2.0**-4)
+    y2 = y * y
+    bent = scale * y * y2 * (1 / 3 - y2 * (2 / 15 - y2 * (17 / 315 - y2 * (62 / 2835))))
+    exact = xp.where(close, (z - live) - bent, exact)
     return live, _finite_or_zero(xp, xp.where(far, beyond, exact))
 
 

@@ -349,7 +349,10 @@ def _render_floors(console: Console, entries: list[Entry]) -> None:
     infinite = [e for e in entries if e.score.infinite_rows]
     if not infinite:
         return
-    console.print("[bold]Infinite scores[/]: what was held to be impossible happened.")
+    console.print(
+        "[bold]Infinite scores[/]: what was held to be impossible happened. A floor raises every\n"
+        "smaller probability, so the score under it says as much of the floor as of the model."
+    )
     for entry in infinite:
         score = entry.score
         finite = score.finite_log_loss

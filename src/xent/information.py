@@ -28,6 +28,7 @@ from xent.arrays import (
     as_floats,
     checking,
     constant,
+    epsilon,
     move_axis,
     move_last,
     output_dtype,
@@ -38,7 +39,7 @@ from xent.arrays import (
     where_is,
 )
 from xent.errors import DistributionError, ShapeError
-from xent.units import from_nats
+from xent.units import from_nats, surprisal_in
 
 __all__ = [
     "Unsupported",
@@ -54,13 +55,9 @@ __all__ = [
 ]
 
 _LOG_2 = math.log(2.0)
+_VALUE_HINT = "logits go through softmax_cross_entropy, log-probabilities through nll."
 
 # ---- from the caller's arrays to checked distributions -----------------------------------------
-
-
-def _tolerance(xp: Any, array: Array, length: int) -> float:
-    floating = xp.isdtype(array.dtype, "real floating")
-    return unit_sum_tolerance(float(xp.finfo(array.dtype).eps) if floating else 0.0, length)
 
 
 def _place(where: tuple[int, ...]) -> str:
@@ -75,11 +72,13 @@ def require_distribution(
     tolerance: float,
     raising: bool,
     hint: str,
+    value_hint: str = _VALUE_HINT,
     place: Callable[[tuple[int, ...]], str] = _place,
 ) -> Array:
     """Return `p` (distributions on the last axis), refused or made NaN where it is none.
 
-    `place` puts the index of a distribution into words.
+    A probability above 1, within the tolerance, counts as 1. `hint` is for a sum that is off and
+    `value_hint` for an impossible value; `place` puts the index of a distribution into words.
     """
     if p.shape[-1] == 0:
         raise ShapeError(
@@ -91,39 +90,51 @@ def require_distribution(
     if not raising:
         impossible = ~((p >= 0) & xp.isfinite(p))
         bad = (xp.any(impossible, axis=-1) | off)[..., None]
-        return xp.where(bad, xp.asarray(xp.nan, dtype=p.dtype), p)
-    _require_probabilities(xp, p, name, place, "probabilities")
+        return at_most_one(xp, xp.where(bad, xp.asarray(xp.nan, dtype=p.dtype), p))
+    _require_probabilities(xp, p, name, place, "probabilities", value_hint)
     if (where := where_is(xp, off)) is not None:
         raise DistributionError(
             f"{name} must sum to 1 within {tolerance:.2g}: got {float(total[where])!r} "
             f"{place(where)}. Hint: {hint}"
         )
-    return p
+    return at_most_one(xp, p)
+
+
+def at_most_one(xp: Any, p: Array) -> Array:
+    """Return probabilities with 1 for what rounding put above it, so that no surprise is < 0."""
+    return p - constant(xp.where(p > 1, p - 1.0, 0.0))
 
 
 def _normalized(xp: Any, p: Array, name: str, raising: bool) -> Array:
     """Return weights divided by their sum, or say what keeps them from being divided."""
     total = sum_accurately(xp, p)
     if raising:
-        _require_probabilities(xp, p, name, _place, "weights")
+        _require_probabilities(
+            xp, p, name, _place, "weights", "counts and weights have no sign; look upstream."
+        )
         if (where := where_is(xp, ~((total > 0) & xp.isfinite(total)))) is not None:
             raise DistributionError(
                 f"{name} must have a positive, finite sum to be normalised: got "
                 f"{float(total[where])!r} {_place(where)}. Hint: drop empty groups, and scale "
                 "what overflows."
             )
-    return p / total[..., None]
+    possible = (p >= 0) & xp.isfinite(p)
+    return xp.where(possible, p, xp.nan) / total[..., None]
 
 
 def _require_probabilities(
-    xp: Any, p: Array, name: str, place: Callable[[tuple[int, ...]], str], what: str
+    xp: Any,
+    p: Array,
+    name: str,
+    place: Callable[[tuple[int, ...]], str],
+    what: str,
+    hint: str,
 ) -> None:
     impossible = ~((p >= 0) & xp.isfinite(p))
     if (where := where_is(xp, impossible)) is not None:
         raise DistributionError(
             f"{name} must hold {what}, finite and not negative: got {float(p[where])!r} "
-            f"for symbol {where[-1]} {place(where[:-1])}. Hint: logits go through "
-            "softmax_cross_entropy, log-probabilities through nll."
+            f"for symbol {where[-1]} {place(where[:-1])}. Hint: {hint}"
         )
 
 
@@ -143,7 +154,7 @@ def _distributions(
     ready = []
     for name, array in zip(names, given, strict=True):
         p = move_last(xp, as_floats(xp, array, wide, name), axis, name)
-        tolerance = _tolerance(xp, array, p.shape[-1])
+        tolerance = unit_sum_tolerance(epsilon(xp, array), p.shape[-1])
         if normalize and p.shape[-1] > 0:
             p = _normalized(xp, p, name, raising)
         ready.append(
@@ -247,11 +258,9 @@ def _js_term(xp: Any, p: Array, q: Array) -> Array:
     terms = (1.0 / (k * (2 * k - 1)) for k in range(25, 0, -1))
     series = functools.reduce(lambda total, term: total * u2 + term, terms, xp.zeros_like(p))
     near = (p_ - q_) * u / 4.0 * series
-    q_ = xp.where(close, one, q)
-    p_ = xp.where(close, one, p)
     nothing = (p == 0) & (q == 0)
-    # Halving the sum first could underflow.
-    total = xp.where(nothing, one, p_ + q_)
+    p_, q_ = (xp.where(close | nothing, one, a) for a in (p, q))
+    total = p_ + q_  # halving it first could underflow
     far = _inaccuracy(xp, p_, 2.0 * (p_ / total)) + _inaccuracy(xp, q_, 2.0 * (q_ / total))
     far = -0.5 * far
     return xp.where(close, near, xp.where(nothing, xp.zeros_like(p), far))
@@ -305,15 +314,15 @@ def surprisal(p: ArrayLike, *, unit: str = "nats", check: bool | None = None) ->
     xp, (given,) = as_arrays(p)
     raising = checking(check, given)
     values = as_floats(xp, given, accumulation_dtype(xp, given), "p")
-    bad = ~((values >= 0) & (values <= 1.0 + _tolerance(xp, given, 1)))
+    bad = ~((values >= 0) & (values <= 1.0 + unit_sum_tolerance(epsilon(xp, given), 1)))
     if raising and (where := where_is(xp, bad)) is not None:
         raise DistributionError(
             f"p must lie in [0, 1]: got {float(values[where])!r} at index {where}. "
             "Hint: counts become probabilities when divided by their sum."
         )
     values = xp.where(bad, xp.asarray(xp.nan, dtype=values.dtype), values)
-    at_most_one = values - constant(xp.where(values > 1, values - 1.0, xp.zeros_like(values)))
-    return _result(xp, 0.0 - xp.log(at_most_one), unit, output_dtype(xp, given))
+    told = surprisal_in(xp, at_most_one(xp, values), unit)
+    return xp.astype(told, output_dtype(xp, given), copy=False)
 
 
 @quietly
@@ -605,6 +614,8 @@ def _joint(joint: ArrayLike, axes: tuple[int, int], normalize: bool, check: bool
             f"joint must have an axis for each variable: got shape {tuple(given.shape)}. "
             "Hint: joint[x, y] = P(X=x, Y=y)."
         )
+    if len(axes) != 2:
+        raise ShapeError(f"axes must name two axes: got {axes}. Hint: axes=(-2, -1).")
     for axis in axes:
         move_last(xp, given, axis, "joint")
     if (axes[0] - axes[1]) % given.ndim == 0:

@@ -166,6 +166,13 @@ CASES = [
         _any_class,
         {"class_weight": _WEIGHTS},
     ),
+    Case(
+        "z-loss, class weights",
+        _normal(ROWS, 10),
+        _any_class,
+        {"z_loss": 1e-2, "class_weight": _WEIGHTS, "label_smoothing": 0.1},
+    ),
+    Case("wide softcap", _normal(ROWS, 10, scale=20.0), _any_class, {"softcap": 300.0}),
     Case("soft targets", _normal(ROWS, 10), _soft),
     Case("soft targets, masked classes", _masked, _soft),
     Case("soft targets, wide gaps", _confident, _soft, {"temperature": 1.7}),

@@ -39,6 +39,7 @@ from xent.arrays import (
 __all__ = [
     "LogitTransform",
     "Softmax",
+    "log_of_mass",
     "one_hot",
     "sigmoid_gradient",
     "sigmoid_loss",
@@ -169,6 +170,14 @@ def surprise(xp: Any, t: Array, x: Array) -> Array:
     return t * (0.0 - xp.where(nothing, 0.0, x))
 
 
+def log_of_mass(xp: Any, t: Array, a: Array) -> Array:
+    """Return log a, with 0 where a target without mass meets a probability of 0.
+
+    Masked before the logarithm, whose slope there would make 0·∞ of a derivative.
+    """
+    return xp.log(xp.where((t == 0) & (a == 0), 1.0, a))
+
+
 def one_hot(xp: Any, indices: Array, like: Array) -> Array:
     """Return, for each class of each row, whether it is the one of that index."""
     on = {"device": cast("Any", like).device} if xp.__name__.endswith("torch") else {}
@@ -275,12 +284,11 @@ def squared_error_residual(xp: Any, z: Array, t: Array, link: str) -> Array:
     return s.probability(xp) * (1.0 - t) - t * s.rest(xp)
 
 
-def squared_error_gradient(xp: Any, z: Array, t: Array, link: str) -> Array:
+def squared_error_gradient(xp: Any, z: Array, d: Array, link: str) -> Array:
     """Return ∂/∂z of Σ(p − t)²: 2·p·(d − Σ p·d), or 2·d·σ(z)·σ(−z), with d = p − t.
 
     The factors p and σ(z)·σ(−z) vanish for confident rows, wrong ones too.
     """
-    d = squared_error_residual(xp, z, t, link)
     if link == "sigmoid":
         return 2.0 * d * _sigmoid(xp, z) * _sigmoid(xp, -z)
     p = softmax(xp, z).probability(xp)

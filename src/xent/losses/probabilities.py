@@ -5,20 +5,29 @@ Nothing is clipped: a probability of 0 for what happened is a loss of +∞.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Unpack
 
-import numpy as np
-
-from xent.arrays import Array, ArrayLike, as_arrays, constant, quietly, unit_sum_tolerance, where_is
+from xent.arrays import (
+    Array,
+    ArrayLike,
+    as_arrays,
+    constant,
+    epsilon,
+    quietly,
+    unit_sum_tolerance,
+    where_is,
+)
 from xent.errors import DistributionError, OptionError
-from xent.information import require_distribution
+from xent.information import at_most_one, require_distribution
 from xent.losses import definition
 from xent.losses.problem import (
     ClassOptions,
     EntryOptions,
     class_problem,
     entry_problem,
+    known,
 )
 from xent.losses.sigmoid import sigmoid_problem
 from xent.losses.softmax import softmax_problem
@@ -34,21 +43,25 @@ __all__ = [
 
 def _inspector(name: str, values: ArrayLike, *, logarithms: bool = False) -> Any:
     """Return the check that rows of (log-)probabilities are distributions."""
-    epsilon = _epsilon(values)
+    xp, (array,) = as_arrays(values)
+    spacing = epsilon(xp, array)
+    divide = "divide each row by its sum, or use softmax_cross_entropy if these are logits."
+    subtract = "subtract each row's logsumexp, or use softmax_cross_entropy if these are logits."
 
     def inspect(xp: Any, rows: Array, place: Callable[[int], str], raising: bool) -> Array:
         p = constant(xp.exp(rows) if logarithms else rows)
-        tolerance = unit_sum_tolerance(epsilon, p.shape[-1])
+        tolerance = unit_sum_tolerance(spacing, p.shape[-1])
         if logarithms:
             # A logarithm of size |ℓ| is rounded by |ℓ|·ε, and so is its exponential.
-            tolerance *= 1.0 + float(np.log(p.shape[-1]))
+            tolerance *= 1.0 + math.log(p.shape[-1])
         checked = require_distribution(
             xp,
             p,
             name=f"exp({name})" if logarithms else name,
             tolerance=tolerance,
             raising=raising,
-            hint="divide each row by its sum, or use softmax_cross_entropy if these are logits.",
+            hint=subtract if logarithms else divide,
+            value_hint=subtract if logarithms else divide,
             place=lambda where: place(where[0]),
         )
         return xp.any(xp.isnan(checked), axis=-1)
@@ -56,15 +69,9 @@ def _inspector(name: str, values: ArrayLike, *, logarithms: bool = False) -> Any
     return inspect
 
 
-def _epsilon(values: ArrayLike) -> float:
-    xp, (array,) = as_arrays(values)
-    floating = xp.isdtype(array.dtype, "real floating")
-    return float(xp.finfo(array.dtype).eps) if floating else 0.0
-
-
 def _inspect_entries(xp: Any, p: Array, place: Callable[[int], str], raising: bool) -> Array:
     """Find entries that are no probabilities."""
-    bad = ~((p >= 0) & (p <= 1))
+    bad = ~((p >= 0) & (p <= 1.0 + unit_sum_tolerance(0.0, 1)))
     if raising and (where := where_is(xp, bad)) is not None:
         raise DistributionError(
             f"probabilities must lie in [0, 1]: got {float(p[where])!r} {place(where[0])}. "
@@ -118,9 +125,14 @@ def categorical_cross_entropy(
     [1.2039728 0.5108256]
     """
     inspect = _inspector("probabilities", probabilities)
+    known("categorical_cross_entropy", options, ClassOptions)
     p = class_problem("probabilities", probabilities, targets, inspect, idle=_uniform, **options)
     xp = p.rows.xp
-    return p.reduced(*p.per_row(lambda _, a, t: _surprise(xp, t, xp.log(a))))
+    return p.reduced(
+        *p.per_row(
+            lambda _, a, t: _surprise(xp, t, definition.log_of_mass(xp, t, at_most_one(xp, a)))
+        )
+    )
 
 
 def _uniform(classes: int) -> float:
@@ -173,6 +185,7 @@ def nll(log_probabilities: ArrayLike, targets: ArrayLike, **options: Unpack[Clas
     >>> print(nll([[-0.6931472, -0.6931472]], [1]))
     0.6931472
     """
+    known("nll", options, ClassOptions)
     name = "log_probabilities"
     inspect = _inspector(name, log_probabilities, logarithms=True)
     p = class_problem(
@@ -180,11 +193,16 @@ def nll(log_probabilities: ArrayLike, targets: ArrayLike, **options: Unpack[Clas
         log_probabilities,
         targets,
         inspect,
-        idle=lambda classes: -float(np.log(classes)),
+        idle=lambda classes: -math.log(classes),
         **options,
     )
     xp = p.rows.xp
-    return p.reduced(*p.per_row(lambda _, logs, t: _surprise(xp, t, logs)))
+
+    def surprise(_: slice, logs: Array, t: Array) -> tuple[Array, ...]:
+        # Above 0 lies only what rounding put there.
+        return _surprise(xp, t, logs - constant(xp.where(logs > 0, logs, 0.0)))
+
+    return p.reduced(*p.per_row(surprise))
 
 
 @quietly
@@ -231,16 +249,21 @@ def binary_cross_entropy(
     >>> print(binary_cross_entropy([0.6, 0.7], [1, 1], reduction="none"))
     [0.51082562 0.35667494]
     """
+    known("binary_cross_entropy", options, EntryOptions)
     p = entry_problem("probabilities", probabilities, targets, _inspect_entries, **options)
     xp = p.rows.xp
 
     def loss(_: slice, a: Array, yes: Array, no: Array) -> tuple[Array, ...]:
-        # XLA's log1p is 128 ulp off near −0.4; 1 − a is as good as exact there.
+        a = at_most_one(xp, a)
+        # XLA's log1p is 128 ulp off near −0.4; log(1 − a) is as good as exact there.
         small = a < 0.25
         log_no = xp.where(
-            small, xp.log1p(-xp.where(small, a, 0.0)), xp.log(1.0 - xp.where(small, 0.0, a))
+            small,
+            xp.log1p(-xp.where(small, a, 0.0)),
+            definition.log_of_mass(xp, no, 1.0 - xp.where(small, 0.0, a)),
         )
-        return (definition.surprise(xp, yes, xp.log(a)) + definition.surprise(xp, no, log_no),)
+        log_yes = definition.log_of_mass(xp, yes, a)
+        return (definition.surprise(xp, yes, log_yes) + definition.surprise(xp, no, log_no),)
 
     return p.reduced(*p.per_row(loss))
 
@@ -381,12 +404,17 @@ def squared_error_value_and_grad(
         "check": check,
     }
     if link == "sigmoid":
+        if axis != -1:
+            raise OptionError(
+                f"axis={axis} has no meaning under link='sigmoid', where each entry stands alone. "
+                "Hint: leave it out."
+            )
         e = sigmoid_problem(logits, targets, **options)
         xp = e.rows.xp
         losses, gradient = e.per_row(
             lambda _, z, yes, no: (
-                definition.squared_error_residual(xp, z, yes, link) ** 2,
-                definition.squared_error_gradient(xp, z, yes, link),
+                (gap := definition.squared_error_residual(xp, z, yes, link)) ** 2,
+                definition.squared_error_gradient(xp, z, gap, link),
             )
         )
         return e.reduced(losses), e.scaled(gradient)
@@ -395,7 +423,7 @@ def squared_error_value_and_grad(
 
     def error_mass_gradient(_: slice, z: Array, t: Array) -> tuple[Array, ...]:
         gap = definition.squared_error_residual(xp, z, t, link)
-        gradient = definition.squared_error_gradient(xp, z, t, link)
+        gradient = definition.squared_error_gradient(xp, z, gap, link)
         return definition.sum_over(xp, gap * gap)[:, 0], definition.sum_over(xp, t)[:, 0], gradient
 
     losses, mass, gradient = p.per_row(error_mass_gradient)

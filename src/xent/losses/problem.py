@@ -7,7 +7,7 @@ Both hand out blocks of checked values, collect what is computed from them, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -21,10 +21,18 @@ from xent.arrays import (
     move_axis,
     move_last,
     output_dtype,
-    where_is,
 )
-from xent.errors import OptionError, ShapeError
-from xent.losses.rows import Reduction, Rows, in_blocks, product_of, require_number, row_weights
+from xent.errors import ShapeError
+from xent.losses.rows import (
+    Reduction,
+    Rows,
+    in_blocks,
+    product_of,
+    read_reduction,
+    read_weight,
+    require_number,
+    row_weights,
+)
 from xent.losses.targets import Targets, read_class_weight, read_entries, read_targets
 
 __all__ = [
@@ -34,6 +42,8 @@ __all__ = [
     "EntryProblem",
     "class_problem",
     "entry_problem",
+    "known",
+    "require_classes",
 ]
 
 
@@ -58,6 +68,16 @@ class EntryOptions(TypedDict, total=False):
     reduction: Literal["mean", "sum", "none"]
     normalizer: Any
     check: bool | None
+
+
+def known(function: str, options: Mapping[str, Any], kinds: Any) -> None:
+    """Refuse a keyword that a function does not have, by the name the caller knows."""
+    for name in options:
+        if name not in kinds.__annotations__:
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}. "
+                f"Hint: it takes {', '.join(sorted(kinds.__annotations__))}."
+            )
 
 
 Inspect = Callable[[Any, Array, Callable[[int], str], bool], Array]
@@ -169,11 +189,7 @@ def class_problem(
     wide = accumulation_dtype(xp, values)
     last = move_last(xp, values, axis, name)
     shape, classes = tuple(last.shape[:-1]), last.shape[-1]
-    if classes == 0:
-        raise ShapeError(
-            f"{name} must have at least one class: got shape {tuple(values.shape)} with axis "
-            f"{axis}. Hint: axis= names the axis of the classes."
-        )
+    require_classes(name, last, values, axis)
     read, kept = read_targets(
         xp,
         targets,
@@ -188,7 +204,9 @@ def class_problem(
     return ClassProblem(
         rows=row_weights(xp, row_weight, kept, shape, wide, raising),
         values=xp.reshape(last, (product_of(shape), classes)),
-        reduction=Reduction(reduction, normalizer if divisor is None else divisor),
+        reduction=read_reduction(
+            xp, reduction, normalizer if divisor is None else divisor, wide, raising=raising
+        ),
         inspect=inspect,
         raising=raising,
         wide=wide,
@@ -198,6 +216,15 @@ def class_problem(
         axis=axis,
         idle=idle(classes),
     )
+
+
+def require_classes(name: str, last: Array, values: Array, axis: int) -> None:
+    """Refuse values without a class on the axis that was moved last."""
+    if last.shape[-1] == 0:
+        raise ShapeError(
+            f"{name} must have at least one class: got shape {tuple(values.shape)} with axis "
+            f"{axis}. Hint: axis= names the axis of the classes."
+        )
 
 
 @dataclass(frozen=True)
@@ -270,7 +297,9 @@ def entry_problem(
     return EntryProblem(
         rows=row_weights(xp, row_weight, kept, shape, wide, raising),
         values=flat,
-        reduction=Reduction(reduction, normalizer if divisor is None else divisor),
+        reduction=read_reduction(
+            xp, reduction, normalizer if divisor is None else divisor, wide, raising=raising
+        ),
         inspect=inspect,
         raising=raising,
         wide=wide,
@@ -286,7 +315,9 @@ def entry_problem(
 
 def _array_or_none(normalizer: Any) -> Any:
     """Return a normaliser that is an array, which must come to the library of the others."""
-    return None if isinstance(normalizer, str | int | float) else normalizer
+    if isinstance(normalizer, str | int | float):
+        return None
+    return normalizer if hasattr(normalizer, "dtype") else None
 
 
 def _positive_weight(
@@ -294,7 +325,7 @@ def _positive_weight(
 ) -> Array | None:
     if weight is None:
         return None
-    weight = as_floats(xp, weight, dtype, "pos_weight")
+    weight = read_weight(xp, weight, "pos_weight", dtype, raising, "2 counts each positive twice.")
     try:
         weight = xp.broadcast_to(weight, shape)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -302,13 +333,7 @@ def _positive_weight(
             f"pos_weight must fit the logits, shape {shape}: got shape {tuple(weight.shape)}. "
             "Hint: one number, or one for each label on the last axis."
         ) from error
-    bad = ~((weight >= 0) & xp.isfinite(weight))
-    if raising and (where := where_is(xp, bad)) is not None:
-        raise OptionError(
-            f"pos_weight must be finite and not negative: got {float(weight[where])!r} at index "
-            f"{where}. Hint: 2 counts each positive twice."
-        )
-    return xp.reshape(xp.where(bad, xp.nan, weight), (-1,))
+    return xp.reshape(weight, (-1,))
 
 
 def _vector_error(vector: Array, name: str) -> ShapeError:

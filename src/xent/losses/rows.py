@@ -13,11 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from xent.arrays import Array, ArrayLike, as_floats, sum_accurately, where_is
+from xent.arrays import Array, ArrayLike, as_floats, is_compiling, sum_accurately, where_is
 from xent.errors import OptionError, ShapeError
 
-__all__ = ["Reduction", "Rows", "in_blocks", "product_of", "require_number", "row_weights"]
+__all__ = [
+    "Reduction",
+    "Rows",
+    "in_blocks",
+    "product_of",
+    "read_reduction",
+    "read_weight",
+    "require_number",
+    "row_weights",
+]
 
+SMALLEST_WEIGHT = 2.0**-60
 BLOCK = 1 << 16
 """Entries in one block of NumPy rows: what fits a core's cache with its temporaries."""
 
@@ -27,15 +37,32 @@ def product_of(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def require_number(name: str, value: float, low: float, high: float, hint: str) -> float:
-    """Return a finite option that lies in [low, high], or say why not."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{name} must be a number: got {value!r}. Hint: {hint}") from error
-    if not (low <= number <= high and math.isfinite(number)):
+def require_number(name: str, value: Any, low: float, high: float, hint: str) -> float:
+    """Return an option that lies in [low, high], or say why not."""
+    if not isinstance(value, int | float | np.number):
+        if hasattr(value, "dtype"):
+            raise OptionError(
+                f"{name} must be a plain number: got an array. Hint: options are constants; to "
+                "learn a temperature divide the logits by it yourself, a penalty can be added to "
+                "the loss."
+            )
+        raise OptionError(f"{name} must be a number: got {value!r}. Hint: {hint}")
+    if not low <= value <= high:  # false for NaN too
         raise OptionError(f"{name} must lie in [{low:g}, {high:g}]: got {value!r}. Hint: {hint}")
-    return number
+    return float(value)
+
+
+def read_weight(xp: Any, weight: Array, name: str, dtype: Any, raising: bool, hint: str) -> Array:
+    """Check weights: 0, or of a size whose products and sums neither overflow nor vanish."""
+    weight = as_floats(xp, weight, dtype, name)
+    fair = (weight == 0) | ((weight >= SMALLEST_WEIGHT) & (weight <= 1.0 / SMALLEST_WEIGHT))
+    if raising and (where := where_is(xp, ~fair)) is not None:
+        place = f" at index {where}" if where else ""
+        raise OptionError(
+            f"{name} must be 0 or lie in [{SMALLEST_WEIGHT:.1e}, {1 / SMALLEST_WEIGHT:.1e}]: got "
+            f"{float(weight[where])!r}{place}. Hint: {hint}"
+        )
+    return xp.where(fair, weight, xp.nan)
 
 
 @dataclass(frozen=True)
@@ -73,7 +100,8 @@ def row_weights(
     """Combine ignored rows and `row_weight` into the weights of flattened rows."""
     if given is None:
         return Rows(xp, shape, kept, xp.astype(kept, dtype))
-    weight = as_floats(xp, given, dtype, "row_weight")
+    hint = "for signed weights multiply the rows of reduction='none'."
+    weight = read_weight(xp, given, "row_weight", dtype, raising, hint)
     try:
         weight = xp.broadcast_to(weight, shape)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -81,15 +109,9 @@ def row_weights(
             f"row_weight must fit the rows, shape {shape}: got shape {tuple(weight.shape)}. "
             "Hint: one weight for each row, in the shape of the loss under reduction='none'."
         ) from error
-    bad = ~((weight >= 0) & xp.isfinite(weight))
-    if raising and (where := where_is(xp, bad)) is not None:
-        raise OptionError(
-            f"row_weight must be finite and not negative: got {float(weight[where])!r} at row "
-            f"{where}. Hint: for signed weights multiply the rows of reduction='none'."
-        )
-    weight = xp.reshape(xp.where(bad, xp.nan, weight), (-1,))
+    weight = xp.reshape(weight, (-1,))
     kept = kept & (weight != 0)
-    return Rows(xp, shape, kept, xp.where(kept, weight, xp.zeros_like(weight)))
+    return Rows(xp, shape, kept, xp.where(kept, weight, 0.0))
 
 
 @dataclass(frozen=True)
@@ -97,24 +119,7 @@ class Reduction:
     """How the rows of a loss become a number: a weighted sum, or that over a normaliser."""
 
     kind: str
-    normalizer: Any
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("mean", "sum", "none"):
-            raise OptionError(
-                f"reduction must be 'mean', 'sum' or 'none': got {self.kind!r}. "
-                "Hint: 'none' returns the loss of each row."
-            )
-        if isinstance(self.normalizer, str) and self.normalizer not in ("weight", "count"):
-            raise OptionError(
-                f"normalizer must be 'weight', 'count' or a number: got {self.normalizer!r}. "
-                "Hint: the mean is divided by the total weight, the count of kept rows, or by a "
-                "number of yours."
-            )
-        if isinstance(self.normalizer, int | float):
-            require_number(
-                "normalizer", self.normalizer, 2.0**-1000, 2.0**1000, "it divides the sum."
-            )
+    normalizer: Any  # "weight", "count", a positive number, or an array of shape ()
 
     def divisor(self, rows: Rows, target_mass: Array | None) -> Any:
         """Return what the sum of the weighted rows is divided by."""
@@ -123,9 +128,9 @@ class Reduction:
         if not isinstance(self.normalizer, str):
             return self.normalizer
         if self.normalizer == "count":
-            return sum_accurately(rows.xp, rows.xp.astype(rows.kept, rows.weight.dtype))
+            return _sum_rows(rows.xp, rows.xp.astype(rows.kept, rows.weight.dtype))
         mass = rows.weight if target_mass is None else rows.weight * target_mass
-        return sum_accurately(rows.xp, mass)
+        return _sum_rows(rows.xp, mass)
 
     def apply(self, rows: Rows, losses: Array, divisor: Any, out: Any) -> Array:
         """Reduce the losses of flattened rows: 0 where no row is kept."""
@@ -133,7 +138,7 @@ class Reduction:
         weighted = xp.where(rows.kept, rows.weight * losses, xp.zeros_like(losses))
         if self.kind == "none":
             return xp.astype(xp.reshape(weighted, rows.shape), out, copy=False)
-        total = _over(xp, sum_accurately(xp, weighted), divisor)
+        total = _over(xp, _sum_rows(xp, weighted), divisor)
         return xp.astype(total, out, copy=False)
 
     def scale(self, rows: Rows, divisor: Any) -> Array:
@@ -141,9 +146,50 @@ class Reduction:
         return _over(rows.xp, rows.weight, divisor)
 
 
+def read_reduction(
+    xp: Any, reduction: Any, normalizer: Any, dtype: Any, *, raising: bool
+) -> Reduction:
+    """Check how rows become a number."""
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
+        raise OptionError(
+            f"reduction must be 'mean', 'sum' or 'none': got {reduction!r}. "
+            "Hint: 'none' returns the loss of each row."
+        )
+    hint = "the mean is divided by it: 'weight', 'count', or a positive number of yours."
+    if isinstance(normalizer, str):
+        if normalizer not in ("weight", "count"):
+            raise OptionError(
+                f"normalizer must be 'weight', 'count' or a number: got {normalizer!r}. "
+                f"Hint: {hint}"
+            )
+        return Reduction(reduction, normalizer)
+    if isinstance(normalizer, int | float) or not hasattr(normalizer, "dtype"):
+        return Reduction(reduction, require_number("normalizer", normalizer, 1e-30, 1e30, hint))
+    number = as_floats(xp, normalizer, dtype, "normalizer")
+    if number.ndim:
+        raise ShapeError(
+            f"normalizer must be one number: got shape {tuple(number.shape)}. Hint: {hint}"
+        )
+    fair = (number > 0) & xp.isfinite(number)
+    if raising and not bool(fair):
+        raise OptionError(
+            f"normalizer must be positive and finite: got {float(number)!r}. Hint: {hint}"
+        )
+    return Reduction(reduction, xp.where(fair, number, xp.nan))
+
+
+def _sum_rows(xp: Any, rows: Array) -> Array:
+    """Sum over rows by a fixed tree.
+
+    Under torch.compile, where the tree would be unrolled for each number of rows, the sum is the
+    compiler's.
+    """
+    return xp.sum(rows) if is_compiling() else sum_accurately(xp, rows)
+
+
 def _over(xp: Any, numerator: Array, divisor: Any) -> Array:
     """Divide, with 0/0 = 0: a mean over no row is 0."""
-    if not hasattr(divisor, "dtype"):  # the caller's number, which is not 0
+    if type(divisor) in (int, float):  # the caller's number, which is not 0
         return numerator / divisor
     nothing = divisor == 0
     safe = xp.where(nothing, xp.ones_like(divisor), divisor)
@@ -157,7 +203,9 @@ def in_blocks(
 
     Rows are independent and sums use a fixed tree, so the blocks do not change a bit.
     """
-    step = max(1, BLOCK // max(1, width)) if xp is np else max(1, size)
+    if xp is not np:
+        return compute(slice(0, size))
+    step = max(1, BLOCK // max(1, width))
     blocks = [compute(part) for part in _slices(size, step)]
     if len(blocks) == 1:
         return blocks[0]

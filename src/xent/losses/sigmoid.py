@@ -8,7 +8,7 @@ from typing import Any, Literal, Unpack
 from xent.arrays import Array, ArrayLike, as_arrays, quietly, where_is
 from xent.errors import LogitError
 from xent.losses import definition
-from xent.losses.problem import EntryOptions, EntryProblem, entry_problem
+from xent.losses.problem import EntryOptions, EntryProblem, entry_problem, known
 
 __all__ = [
     "sigmoid_cross_entropy",
@@ -31,6 +31,7 @@ def _inspect(xp: Any, z: Array, place: Callable[[int], str], raising: bool) -> A
 
 def sigmoid_problem(logits: ArrayLike, targets: ArrayLike, **options: Any) -> EntryProblem:
     """Read and check the arguments of a loss over logits of yes-or-no questions."""
+    known("sigmoid_cross_entropy", options, EntryOptions)
     return entry_problem("logits", logits, targets, _inspect, **options)
 
 

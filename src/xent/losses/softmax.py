@@ -9,7 +9,7 @@ from xent.arrays import Array, ArrayLike, as_arrays, move_last, quietly, where_i
 from xent.errors import LogitError
 from xent.losses import definition
 from xent.losses.definition import LogitTransform
-from xent.losses.problem import ClassOptions, ClassProblem, class_problem
+from xent.losses.problem import ClassOptions, ClassProblem, class_problem, known, require_classes
 from xent.losses.rows import require_number
 
 __all__ = [
@@ -69,11 +69,12 @@ def softmax_problem(
     **options: Any,
 ) -> SoftmaxProblem:
     """Read and check the arguments of a loss over logits."""
+    known("softmax_cross_entropy", options, SoftmaxOptions)
     hint = "logits are divided by it; 1 leaves them."
     temperature = require_number("temperature", temperature, 2.0**-40, 2.0**40, hint)
     if softcap is not None:
         hint = "logits are kept within ±softcap; None leaves them."
-        softcap = require_number("softcap", softcap, 2.0**-40, 2.0**40, hint)
+        softcap = require_number("softcap", softcap, 2.0**-10, 2.0**10, hint)
     rows = class_problem("logits", logits, targets, _inspect, idle=lambda _: 0.0, **options)
     return SoftmaxProblem(
         rows,
@@ -202,7 +203,8 @@ def softmax_cross_entropy_value_and_grad(
 ) -> tuple[Array, Array]:
     r"""Return the softmax cross-entropy and its gradient, softmax − target, in one pass.
 
-    .. math:: \frac{\partial L}{\partial z_j} = w\,(W p_j - t_j), \qquad p = \mathrm{softmax}(z)
+    .. math:: \frac{\partial L}{\partial z_j} = \frac{w}{T}\,(W p_j - t_j),
+              \qquad p = \mathrm{softmax}(z/T)
 
     For arrays without automatic differentiation, such as NumPy's; the entry at a hard target is
     minus the others' mass, so a confident row keeps its gradient.
@@ -254,7 +256,7 @@ def softmax_cross_entropy_hessian_vector_product(
 ) -> Array:
     r"""Return the product of the loss's Hessian by the logits with a vector.
 
-    .. math:: H v = w W\,(\mathrm{diag}(p) - p p^{\mathsf T})\, v
+    .. math:: H v = \frac{w W}{T^2}\,(\mathrm{diag}(p) - p p^{\mathsf T})\, v
 
     (with the further terms of softcap and z-loss where they are used). The Hessian is positive
     semi-definite without a softcap, so the loss is convex in the logits; it is never formed.
@@ -293,7 +295,7 @@ def softmax_cross_entropy_hessian_vector_product(
 
     def product(part: slice, z: Array, t: Array) -> tuple[Array, ...]:
         s = definition.softmax(xp, z, transform, t)
-        curved = definition.softmax_product(xp, s, z, t, v[part], transform, z_loss)
+        curved = definition.softmax_product(xp, s, z, t, v[part, ...], transform, z_loss)
         return curved, s.mass(xp, t)
 
     return p.scaled(*p.per_row(product))
@@ -305,7 +307,8 @@ class SoftmaxStatistics(NamedTuple):
     Attributes
     ----------
     nll
-        Negative log-likelihood of the target (None without targets).
+        Negative log-likelihood of the target, for soft targets the cross-entropy (None without
+        targets).
     log_probability
         Its negative.
     logsumexp
@@ -313,9 +316,9 @@ class SoftmaxStatistics(NamedTuple):
     entropy
         Entropy of the softmax.
     argmax
-        The likeliest class, the first of equals.
+        The likeliest class, the first of equals; −1 for a row that is NaN because it is bad.
     correct
-        Whether that is the target (None without targets).
+        Whether that is the target, for soft targets its likeliest class (None without targets).
     """
 
     nll: Array | None
@@ -375,6 +378,7 @@ def softmax_statistics(
     if targets is None:
         xp, (logits,) = as_arrays(logits)
         last = move_last(xp, logits, axis, "logits")
+        require_classes("logits", last, logits, axis)
         # Without targets any class will do: its log-likelihood is not returned.
         targets = xp.zeros_like(last[..., 0], dtype=xp.int32)
     p, transform, _ = softmax_problem(
@@ -385,9 +389,11 @@ def softmax_statistics(
     def statistics(part: slice, z: Array, t: Array) -> tuple[Array, ...]:
         s = definition.softmax(xp, z, transform, t)
         lse = (s.shift + s.log_sum)[:, 0]
-        likeliest = xp.argmax(z, axis=-1)
-        correct = likeliest == xp.argmax(t, axis=-1)
         nll = definition.softmax_loss(xp, s, t)
+        # A bad row is NaN throughout: it has no likeliest class and is not right.
+        bad = xp.isnan(lse)
+        likeliest = xp.where(bad, -1, xp.argmax(z, axis=-1))
+        correct = ~bad & (likeliest == xp.argmax(t, axis=-1))
         return nll, lse, definition.softmax_entropy(xp, s), likeliest, correct
 
     nll, lse, entropy, likeliest, correct = (

@@ -6,14 +6,15 @@ its one-hot soft target in every way, class weights, smoothing and reductions in
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from xent.arrays import Array, as_floats, move_last, unit_sum_tolerance, where_is
+from xent.arrays import Array, as_floats, epsilon, move_last, unit_sum_tolerance, where_is
 from xent.errors import OptionError, ShapeError, TargetError
 from xent.information import require_distribution
 from xent.losses.definition import one_hot, sum_over
-from xent.losses.rows import Rows, product_of
+from xent.losses.rows import Rows, product_of, read_weight
 
 __all__ = ["Targets", "read_class_weight", "read_entries", "read_targets"]
 
@@ -63,6 +64,7 @@ class Targets:
                 raising=raising,
                 place=lambda where: rows.where(part.start + where[0]),
                 hint="divide each row by its sum; to weigh rows use row_weight.",
+                value_hint="a target gives each class a share of 1; class indices are integers.",
             )
         else:
             outside = kept & ((values < 0) | (values >= classes))
@@ -95,7 +97,6 @@ def read_targets(
     """
     rows_shape, classes = logits_shape[:-1], logits_shape[-1]
     rows = product_of(rows_shape)
-    floating = xp.isdtype(targets.dtype, "real floating")
     if targets.ndim == len(logits_shape):
         if ignore_index is not None:
             raise OptionError(
@@ -105,9 +106,9 @@ def read_targets(
         moved = move_last(xp, targets, axis, "targets")
         if tuple(moved.shape) != logits_shape:
             raise _shape_error(moved, logits_shape, classes)
-        epsilon = float(xp.finfo(targets.dtype).eps) if floating else 0.0
         values = xp.reshape(moved, (rows, classes))
-        read = Targets(values, True, unit_sum_tolerance(epsilon, classes), **options)
+        tolerance = unit_sum_tolerance(epsilon(xp, targets), classes)
+        read = Targets(values, True, tolerance, **options)
         return read, xp.ones_like(values[:, 0], dtype=xp.bool)
     if tuple(targets.shape) != rows_shape:
         raise _shape_error(targets, logits_shape, classes)
@@ -119,10 +120,19 @@ def read_targets(
     # Signed and wide, so that unsigned types can be compared with any number.
     wide = xp.int64 if "int64" in xp.__array_namespace_info__().dtypes() else xp.int32
     values = xp.reshape(xp.astype(targets, wide), (rows,))
-    if ignore_index is None:
-        kept = xp.ones_like(values, dtype=xp.bool)
-    else:
-        kept = values != int(ignore_index)
+    if xp.isdtype(targets.dtype, "unsigned integer"):
+        # What is too large for the signed type wraps to a negative number: keep it too large.
+        values = xp.where(values < 0, xp.iinfo(wide).max, values)
+    kept = xp.ones_like(values, dtype=xp.bool)
+    if ignore_index is not None:
+        try:
+            ignored = operator.index(ignore_index)
+        except TypeError:
+            raise OptionError(
+                f"ignore_index must be an integer: got {ignore_index!r}. Hint: -100, say."
+            ) from None
+        if abs(ignored) <= xp.iinfo(wide).max:
+            kept = values != ignored
     return Targets(values, False, 0.0, **options), kept
 
 
@@ -140,19 +150,13 @@ def read_class_weight(
     """Check a weight for each class."""
     if weight is None:
         return None
-    weight = as_floats(xp, weight, dtype, "class_weight")
+    weight = read_weight(xp, weight, "class_weight", dtype, raising, "0 leaves a class out.")
     if tuple(weight.shape) != (classes,):
         raise ShapeError(
             f"class_weight must have a weight for each of {classes} classes: got shape "
             f"{tuple(weight.shape)}. Hint: ones leave a class as it is."
         )
-    bad = ~((weight >= 0) & xp.isfinite(weight))
-    if raising and (where := where_is(xp, bad)) is not None:
-        raise OptionError(
-            f"class_weight must be finite and not negative: got {float(weight[where])!r} "
-            f"for class {where[0]}. Hint: 0 leaves a class out."
-        )
-    return xp.where(bad, xp.nan, weight)
+    return weight
 
 
 def read_entries(rows: Rows, part: slice, targets: Array, like: Array, *, raising: bool) -> Array:
