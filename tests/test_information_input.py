@@ -373,7 +373,7 @@ def test_check_insists_where_values_are_there_and_refuses_where_they_are_not(mea
             measure(make(BAD_ROWS), check=True)
     text = (
         "check=True must look at values, and these are being traced. "
-        "Hint: call outside jit and vmap, or leave check=None: bad rows then become NaN."
+        "Hint: call outside jit, vmap and grad, or leave check=None: bad rows become NaN."
     )
     with pytest.raises(OptionError, match=exactly(text)):
         torch.func.vmap(lambda p: measure(p, check=True))(torch.tensor(BAD_ROWS))
