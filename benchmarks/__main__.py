@@ -58,7 +58,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 
 def _accuracy(*, page_only: bool) -> int:
-    from benchmarks.page import PAGE, STORED, beyond_bound, render
+    from benchmarks.page import PAGE, README, STORED, beyond_bound, render, render_readme
 
     if not page_only:
         from benchmarks.accuracy import measure_all
@@ -70,9 +70,11 @@ def _accuracy(*, page_only: bool) -> int:
         write(STORED, measured + compared)
     lines = read(STORED)
     replace_text(PAGE, render(lines))
+    replace_text(README, render_readme(README.read_text(encoding="utf-8"), lines))
     beyond = beyond_bound(lines)
     sys.stdout.write("".join(f"beyond its bound: {b}\n" for b in beyond))
-    sys.stdout.write(f"{PAGE.relative_to(ROOT)} is written from {STORED.relative_to(ROOT)}\n")
+    written = f"{PAGE.relative_to(ROOT)} and the table of {README.name}"
+    sys.stdout.write(f"{written} are written from {STORED.relative_to(ROOT)}\n")
     return 1 if beyond else 0
 
 

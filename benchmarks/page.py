@@ -8,10 +8,11 @@ from typing import Any
 from benchmarks.results import ROOT
 from xent.losses.cases import GRADIENT, LOSS_ULPS
 
-__all__ = ["PAGE", "STORED", "beyond_bound", "render"]
+__all__ = ["PAGE", "README", "STORED", "beyond_bound", "render", "render_readme"]
 
 STORED = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 PAGE = ROOT / "docs" / "accuracy.md"
+README = ROOT / "README.md"
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 Line = dict[str, Any]
@@ -35,6 +36,27 @@ def render(lines: list[Line]) -> str:
     parts += [_errors(errors, dtype) for dtype in DTYPES]
     parts += [_comparisons(comparisons), _provenance(lines[0])]
     return "\n\n".join(parts) + "\n"
+
+
+def render_readme(text: str, lines: list[Line]) -> str:
+    """Return the README with its table of figures made from the measurements."""
+    start, end = "<!-- measured -->\n", "<!-- /measured -->"
+    head, rest = text.split(start)
+    _, tail = rest.split(end)
+    rows = [
+        [
+            f"`{c['system']}`",
+            c["library"],
+            f"{c['wrong'] + c['beyond']} of {c['rows']}",
+            _figure(c["worst"], "ulp"),
+        ]
+        for c in lines
+        if c["kind"] == "comparison"
+        and c["dtype"] == "float32"
+        and c["library"] in ("numpy", "torch", "jax")
+    ]
+    heads = ["float32 logits", "arrays", "rows off by more than 4 ulp", "worst, in ulp"]
+    return f"{head}{start}{_table(heads, rows)}\n{end}{tail}"
 
 
 def _introduction(errors: list[Line]) -> str:

@@ -17,6 +17,13 @@ def test_the_page_is_what_the_stored_measurements_make():
     assert page.PAGE.read_text(encoding="utf-8") == page.render(STORED)
 
 
+def test_the_table_of_the_readme_is_what_the_stored_measurements_make():
+    text = page.README.read_text(encoding="utf-8")
+    assert text == page.render_readme(text, STORED)
+    doctored = [{**m, "worst": 3.21} if m["kind"] == "comparison" else m for m in STORED]
+    assert text != page.render_readme(text, doctored)
+
+
 def test_every_stored_worst_error_is_within_its_bound():
     assert page.beyond_bound(STORED) == []
 

@@ -254,3 +254,43 @@ def test_no_heavy_package_is_loaded_before_a_command_needs_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
+def test_the_table_is_never_replaced_by_its_score(capsys, infinite, link):
+    target = infinite
+    if link != "same":
+        target = infinite.with_name("other.csv")
+        (target.symlink_to if link == "symbolic" else target.hardlink_to)(infinite)
+    assert main(["score", str(infinite), "--json", str(target)]) == 2
+    assert "another file than the table" in capsys.readouterr().err
+    assert infinite.read_text() == INFINITE
+
+
+def test_json_is_utf_8_whatever_the_terminal_speaks(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("label,p_猫,p_é\n猫,0.5,0.5\n", encoding="utf-8")
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    data = strict(run("score", path, "--json", "-", env=env).stdout)
+    assert [c["label"] for c in data["classes"]] == ["猫", "é"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "zero\0byte"])
+def test_a_json_file_that_cannot_exist_is_refused(capsys, name):
+    assert main(["score", str(EXAMPLE), "--json", name]) == 2
+    assert "Hint: " in capsys.readouterr().err
+
+
+def test_the_demo_names_a_command_that_works_here(monkeypatch, tmp_path):
+    from xent import cli
+
+    monkeypatch.setattr(cli.shutil, "which", lambda _: "/somewhere/xent")
+    assert cli._program() == "xent"
+    monkeypatch.setattr(cli.shutil, "which", lambda _: None)
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert cli._program() == f"{folder / 'python'} -m xent"
+    (folder / ("xent.exe" if os.name == "nt" else "xent")).touch()
+    assert Path(cli._program()) == Path(".venv", "bin", "xent.exe" if os.name == "nt" else "xent")

@@ -390,3 +390,76 @@ def test_inputs_are_left_as_they_were():
     for array in (y, p, w):
         array.flags.writeable = False
     log_loss(y, p, sample_weight=w, floor=0.5)
+
+
+# ---- what looked like predictions and was none ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"cat", "dog"},
+        frozenset({"cat", "dog"}),
+        {"cat": 0, "dog": 1},
+        {"cat": 0, "dog": 1}.keys(),
+        "cd",
+        2,
+        [["cat"], ["dog"]],
+    ],
+)
+def test_labels_without_an_order_are_refused(labels):
+    with pytest.raises(OptionError, match=r"labels must.*Hint: "):
+        log_loss(["cat", "dog"], [[0.5, 0.5], [0.25, 0.75]], labels=labels)
+
+
+def test_masked_entries_are_refused():
+    y, p, w = [0, 1], np.array([[0.5, 0.5], [0.25, 0.75]]), [1.0, 1.0]
+    mask = [False, True]
+    with pytest.raises(TargetError, match=r"y_true.*1 masked.*Hint: "):
+        log_loss(np.ma.array(y, mask=mask), p)
+    with pytest.raises(DistributionError, match=r"y_proba.*1 masked.*Hint: "):
+        log_loss(y, np.ma.array(p, mask=[[False, False], [True, False]]))
+    with pytest.raises(OptionError, match=r"sample_weight.*masked.*Hint: "):
+        log_loss(y, p, sample_weight=np.ma.array(w, mask=mask))
+    whole = log_loss(np.ma.array(y), np.ma.array(p), sample_weight=np.ma.array(w))
+    assert whole == log_loss(y, p)
+
+
+def test_columns_are_not_found_in_the_middle_of_names():
+    numbers = pd.DataFrame([[0.5, 0.25] + [0.025] * 10] * 2, columns=range(12))
+    assert log_loss([0, 1], numbers) == pytest.approx(-(math.log(0.5) + math.log(0.25)) / 2)
+    sexes = pd.DataFrame({"female": [0.75, 0.5], "male": [0.25, 0.5]})
+    assert log_loss(["male", "male"], sexes) == pytest.approx(-(math.log(0.25) + math.log(0.5)) / 2)
+    with pytest.raises(ShapeError, match="named after each label"):
+        log_loss([1, 2], pd.DataFrame({"p_11": [0.5, 0.5], "p_12": [0.5, 0.5]}))
+
+
+@pytest.mark.parametrize("floor", ["1e-3", math.nan, True, [1e-3]])
+def test_a_floor_of_a_wrong_type_is_refused(floor):
+    with pytest.raises(OptionError, match=r"floor must be.*Hint: "):
+        log_loss([0, 1], [0.5, 0.5], floor=floor)
+
+
+def test_ragged_rows_are_refused():
+    with pytest.raises(ShapeError, match=r"y_proba.*different lengths.*Hint: "):
+        log_loss([0, 1], [[0.5, 0.5], [1.0]])
+    with pytest.raises(ShapeError, match=r"y_true.*Hint: "):
+        log_loss([[0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(OptionError, match=r"sample_weight.*Hint: "):
+        log_loss([0, 1], [0.5, 0.5], sample_weight=[[1], [1, 2]])
+
+
+def test_labels_that_are_containers_are_refused():
+    with pytest.raises(TargetError, match=r"y_true.*\{\} at row 0.*Hint: "):
+        log_loss([{}, {}], [[0.5, 0.5], [0.5, 0.5]])
+
+
+def test_a_score_without_finite_rows_does_not_speak_of_nan():
+    with pytest.warns(InfiniteLossWarning, match="no row is finite") as caught:
+        assert log_loss([0, 1], [[0, 1], [1, 0]]) == math.inf
+    assert "nan" not in str(caught[0].message)
+
+
+def test_rows_of_weight_zero_are_judged_too():
+    with pytest.raises(DistributionError, match="row 1"):
+        log_loss([0, 1], [[0.5, 0.5], [0.3, 0.3]], sample_weight=[1, 0])

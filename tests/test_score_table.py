@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import warnings
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -22,6 +23,7 @@ from xent.errors import (
 )
 from xent.report import render_text
 from xent.scoring import log_loss, score_table
+from xent.scoring.query import Query
 
 CATS = """id,label,p_cat,p_dog
 a,cat,0.75,0.25
@@ -704,3 +706,233 @@ def test_scoring_warns_of_nothing_and_writes_nothing(csv, capfd):
         warnings.simplefilter("error")
         score_table(csv("label,p_a,p_b\na,0,1\na,0.5,0.5\n"))
     assert capfd.readouterr() == ("", "")
+
+
+# ---- what looked like a score and was none -------------------------------------------------------
+
+
+def parquet_of(tmp_path, **columns):
+    """Write a Parquet file as Arrow does: its statistics leave NaN out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "arrow.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_the_statistics_of_a_file_leave_out_is_found(tmp_path, bad):
+    path = parquet_of(
+        tmp_path, label=["a", "b", "a"], p_a=[0.5] * 3, p_b=[0.5] * 3, weight=[1.0, bad, 2.0]
+    )
+    with pytest.raises(TableError, match=r"weights.*data row 2"):
+        score_table(path)
+
+
+@pytest.mark.parametrize("column", ["p_a", "p_b"])
+def test_a_probability_that_the_statistics_of_a_file_leave_out_is_found(tmp_path, column):
+    columns = {"p_a": [0.5, 0.5], "p_b": [0.5, 0.5]}
+    columns[column] = [0.5, math.nan]
+    path = parquet_of(tmp_path, label=["a", "b"], **columns)
+    with pytest.raises(DistributionError, match=f"nan in column '{column}' of data row 2"):
+        score_table(path)
+
+
+def test_a_nan_among_float_labels_is_a_missing_label(tmp_path):
+    path = parquet_of(tmp_path, y=[0.0, math.nan, 1.0], p=[0.5, 0.5, 0.5])
+    with pytest.raises(TableError, match=r"1 row without one.*data row 2"):
+        score_table(path)
+    path = parquet_of(tmp_path, y=[0.0, math.nan, 1.0], p_0=[0.5] * 3, p_1=[0.5] * 3)
+    with pytest.raises(TableError, match=r"1 row without one.*data row 2"):
+        score_table(path)
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.4], [0.0, 0.6], [0.0, -0.4], [0.0, 1e300]])
+def test_fractions_are_no_class_indices(csv, tmp_path, labels):
+    path = parquet_of(tmp_path, label=labels, s=[[0.5, 0.5]] * 2)
+    with pytest.raises(TargetError, match="data row 2"):
+        score_table(path)
+    with pytest.raises(TargetError, match="data row 2"):
+        score_table(csv("label,s\n" + "".join(f'{x!r},"[0.5, 0.5]"\n' for x in labels)))
+
+
+def test_whole_floats_are_class_indices(csv, tmp_path):
+    want = -(math.log(0.25) + math.log(0.9)) / 2
+    rows = [[0.25, 0.75], [0.1, 0.9]]
+    assert loss_is(score_table(parquet_of(tmp_path, label=[0.0, 1.0], s=rows)), want)
+    assert loss_is(score_table(csv('label,s\n0.0,"[0.25, 0.75]"\n1.0,"[0.1, 0.9]"\n')), want)
+
+
+def test_two_spellings_of_one_label_are_not_the_two_classes(csv):
+    path = csv("y,p\nYes,0.9\nyes,0.9\n")
+    for options in ({}, {"positive": "yes"}):
+        with pytest.raises(TableError, match=r"'Yes', 'yes'.*--classes"):
+            score_table(path, **options)
+    assert score_table(path, classes=["Yes", "yes"]).n == 2
+
+
+def test_a_misspelt_positive_is_refused_where_one_label_occurs(csv):
+    path = csv("y,p\nspam,0.9\nspam,0.8\n")
+    with pytest.raises(TableError, match=r"'span'.*--classes negative,positive"):
+        score_table(path, positive="span")
+    want = -(math.log(0.9) + math.log(0.8)) / 2
+    assert loss_is(score_table(path, positive="spam"), want)
+    assert loss_is(score_table(path, classes=["ham", "spam"]), want)
+    none = csv("y,p_spam\nham,0.25\n")
+    assert loss_is(score_table(none, positive="spam"), -math.log(0.75))
+    assert loss_is(score_table(csv("y,p\n0,0.25\n"), positive="1"), -math.log(0.75))
+
+
+def test_a_label_is_not_found_in_the_middle_of_a_name(csv):
+    with pytest.raises(TableError, match="named after it"):
+        score_table(csv("label,p_11,p_12\n1,0.5,0.5\n2,0.5,0.5\n"))
+    with pytest.raises(TableError, match="named after it"):
+        score_table(csv("label,p_female,p_femboy\nmale,0.5,0.5\n"))
+    assert loss_is(score_table(csv("label,p_female,p_male\nmale,0.75,0.25\n")), math.log(4))
+
+
+def test_two_sets_of_columns_are_not_one_of_twice_the_classes(csv):
+    path = csv("label,l_a,l_b,r_a,r_b\na,0.25,0.25,0.25,0.25\n")
+    with pytest.raises(TableError, match=r"'a' twice.*--probabilities"):
+        score_table(path, probabilities="l_*,r_*")
+
+
+def test_a_class_may_be_called_id(csv):
+    text = "label,p_en,p_fr,p_id\nen,0.5,0.25,0.25\nid,0.5,0.25,0.25\n"
+    want = -(math.log(0.5) + math.log(0.25)) / 2
+    assert loss_is(score_table(csv(text)), want)
+    assert loss_is(score_table(csv(text), probabilities="p_*"), want)
+    assert loss_is(score_table(csv(text.replace("p_", "m_")), probabilities="m_*"), want)
+    bare = score_table(csv(text.replace("p_", "")), probabilities="en,fr,id")
+    assert loss_is(bare, want)
+    assert bare.worst[0].name == "2"
+    with_id = "example_id," + text.replace("\n", "\nx,").removesuffix("x,")
+    assert score_table(csv(with_id)).worst[0].name == "x"
+
+
+def test_labels_that_a_missing_value_once_made_floats_are_read(csv, tmp_path):
+    want = -(math.log(0.75) + math.log(0.9)) / 2
+    for path in (
+        csv("y,p\n0.0,0.25\n1.0,0.9\n"),
+        csv("y,p_0,p_1\n0.0,0.75,0.25\n1.0,0.1,0.9\n"),
+        parquet_of(tmp_path, y=[0.0, 1.0], p=[0.25, 0.9]),
+        csv("y,p_0,p_1\nFalse,0.75,0.25\nTrue,0.1,0.9\n", "bool.csv"),
+    ):
+        score = score_table(path)
+        assert loss_is(score, want)
+        assert [c.summary.n for c in score.classes] == [1, 1]
+    path = parquet_of(tmp_path, y=[False, True], p_0=[0.75, 0.1], p_1=[0.25, 0.9])
+    assert loss_is(score_table(path), want)
+    assert loss_is(score_table(csv("y,p\n0.0,0.25\n1.0,0.9\n"), positive="1.0"), want)
+
+
+def test_parquet_columns_that_differ_in_case_only_are_two_classes(tmp_path):
+    path = parquet_of(
+        tmp_path, y=["A", "a"], nested=[{"x": 1, "y": [2]}] * 2, p_A=[0.75, 0.5], p_a=[0.25, 0.5]
+    )
+    score = score_table(path)
+    assert [c.label for c in score.classes] == ["A", "a"]
+    assert loss_is(score, -(math.log(0.75) + math.log(0.5)) / 2)
+
+
+def test_a_weight_that_is_no_number_is_shown_as_it_is(csv):
+    with pytest.raises(TableError, match="got 'x' in data row 2"):
+        score_table(csv("label,p_a,p_b,weight\na,0.5,0.5,1\nb,0.5,0.5,x\n"))
+
+
+def test_a_row_without_an_id_is_named_by_its_number(csv):
+    score = score_table(csv("id,label,p_a,p_b\nx,a,0.9,0.1\n,a,0.5,0.5\n"))
+    assert [row.name for row in score.worst] == ["2", "x"]
+
+
+def test_rows_of_weight_zero_are_judged_too(csv):
+    with pytest.raises(DistributionError, match="data row 2"):
+        score_table(csv("label,p_a,p_b,weight\na,0.5,0.5,1\nb,0.3,0.3,0\n"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"worst": "3"}, {"worst": 2.5}, {"allow_unnormalised": "1e-3"}, {"label": 3},
+        {"allow_unnormalised": math.nan}, {"classes": "cat"}, {"classes": {"cat", "dog"}},
+        {"classes": 2}, {"positive": 1}, {"probabilities": ["p_cat"]}, {"id": 0}, {"weights": 1.0},
+    ],
+)  # fmt: skip
+def test_options_of_a_wrong_type_are_refused(csv, options):
+    with pytest.raises(OptionError, match=f"{next(iter(options))} must be.*Hint: "):
+        score_table(csv(CATS), **options)
+
+
+def test_a_sum_that_is_no_number_is_never_returned(csv, monkeypatch):
+    groups = Query.groups
+
+    def broken(self, *arguments):
+        return [
+            replace(group, summary=replace(group.summary, first=math.nan))
+            for group in groups(self, *arguments)
+        ]
+
+    monkeypatch.setattr(Query, "groups", broken)
+    with pytest.raises(TableError, match=r"add up to a number: got NaN.*Hint: "):
+        score_table(csv(CATS))
+
+
+def test_more_rows_than_there_are_may_be_asked_for(csv):
+    assert len(score_table(csv(CATS), worst=10**30).worst) == 3
+    assert len(score_table(csv(CATS), worst=np.int64(2)).worst) == 2
+
+
+@pytest.mark.parametrize("source", [None, 3, [["cat", 0.5]]])
+def test_what_is_no_path_is_refused(source):
+    with pytest.raises(OptionError, match=r"path of a file.*Hint: "):
+        score_table(source)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".csv", "zero\0byte.csv"])
+def test_a_path_that_no_file_can_have_is_refused(name):
+    with pytest.raises(TableError, match="Hint: "):
+        score_table(name)
+
+
+@pytest.mark.parametrize(
+    "text", ["label,p_a,p_" + "b" * 200_000 + "\n", 'label,p_a,"p_b\n' + "a,0.5,0.5\n" * 20_000]
+)
+def test_a_header_that_never_ends_is_refused(csv, text):
+    with pytest.raises(TableError, match=r"name the columns.*Hint: "):
+        score_table(csv(text))
+
+
+# ---- what the report must not say ----------------------------------------------------------------
+
+
+def test_no_share_rounds_up_to_all(csv):
+    rows = "".join(["a,0.99999,0.00001\n"] * 2999) + "a,0.4,0.6\n" + "b,0.00001,0.99999\n"
+    text = render_text(score_table(csv("label,p_a,p_b\n" + rows), worst=3))
+    assert " 100 %" not in text
+    assert "99.97 %" in text
+    assert "> 99.9 %" in text
+    assert " 1.0000" not in text
+    assert "0.99999" in text
+    certain = render_text(
+        score_table(csv("label,p_a,p_b,weight\na,1,0,0.1\na,1,0,0.2\na,1,0,0.7\n"))
+    )
+    assert " 100 %" in certain
+    assert "100.0 %" in certain
+
+
+def test_control_characters_of_the_data_do_not_reach_the_terminal(csv):
+    path = csv('id,label,p_a,p_b\n"x\n\x1b[31my",a,0,1\n')
+    text = render_text(score_table(path))
+    assert "\x1b" not in text
+    assert "x\\n\\x1b[31my" in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 50, 60, 64, 79, 80, 96])
+def test_a_narrow_terminal_cuts_no_number(csv, width):
+    row = "a-label-of-some-length,0.123456,0.876544\n"
+    text = f"label,p_a-label-of-some-length,p_another-label-of-some-length\n{row * 1200}"
+    shown = render_text(score_table(csv(text)), width=width)
+    assert "…" not in shown
+    for number in ("1,200", "2.0919", "3.0179", "100.0 %", "0.0 %", "0.1235"):
+        assert number in shown

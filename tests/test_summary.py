@@ -143,3 +143,8 @@ def test_moving_the_centre_changes_no_score():
 def test_what_is_no_loss_or_weight_is_refused(loss, weight, error, words):
     with pytest.raises(error, match=words):
         LossSummary.from_rows(loss, weight)
+
+
+def test_masked_losses_are_refused():
+    with pytest.raises(OptionError, match=r"masked.*Hint: "):
+        LossSummary.from_rows(np.ma.array([1.0, 2.0], mask=[True, False]))

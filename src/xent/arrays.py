@@ -478,9 +478,10 @@ def tanh_pair(xp: Any, z: Array, scale: float) -> Pair:
     gap = (scale - head) - 2.0 * scale * xp.exp(-2.0 * xp.abs(y))
     beyond = xp.where(y > 0, (head - live) + gap, (-head - live) - gap)
     # Near 0 the cap is z less a small part, which needs no more digits than the dtype has.
-    close = xp.abs(y) < (2.0**-7 if wide else 2.0**-4)
+    close = xp.abs(y) < (2.0**-7 if wide else 2.0**-2)
     y2 = y * y
-    bent = scale * y * y2 * (1 / 3 - y2 * (2 / 15 - y2 * (17 / 315 - y2 * (62 / 2835))))
+    more = 62 / 2835 - y2 * (1382 / 155925 - y2 * (21844 / 6081075))
+    bent = scale * y * y2 * (1 / 3 - y2 * (2 / 15 - y2 * (17 / 315 - y2 * more)))
     exact = xp.where(close, (z - live) - bent, exact)
     return live, _finite_or_zero(xp, xp.where(far, beyond, exact))
 

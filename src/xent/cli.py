@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,8 +157,20 @@ def _demo(directory: Path) -> int:
     entries = run(directory)
     sys.stdout.write(render(entries, **_terminal()))
     sys.stdout.write(f"\nThe predictions are in {directory}; score any of them yourself:\n")
-    sys.stdout.write(f"  xent score {shlex.quote(entries[0].score.path)}\n")
+    sys.stdout.write(f"  {_program()} score {shlex.quote(entries[0].score.path)}\n")
     return _OK
+
+
+def _program() -> str:
+    """Return how to call this program from here: by its name, where the shell finds it."""
+    if shutil.which("xent") is not None:
+        return "xent"
+    beside = Path(sys.executable).parent / ("xent.exe" if os.name == "nt" else "xent")
+    if not beside.exists():
+        return f"{shlex.quote(sys.executable)} -m xent"
+    here = Path.cwd()
+    # Not resolved: the interpreter of an environment is a link to one outside it.
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
 
 
 def _terminal() -> dict[str, Any]:
@@ -188,7 +201,7 @@ def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:
     from xent.scoring import score_table
 
     if target not in {None, "-"}:
-        _check_target(Path(str(target)))
+        _check_target(Path(str(target)), file)
     result = score_table(file, **options)
     if target != "-":
         from xent.report import render_text
@@ -196,33 +209,50 @@ def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:
         sys.stdout.write(render_text(result, **_terminal()))
     if target is not None:
         text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if target == "-":
-            sys.stdout.write(text)
+        # JSON is UTF-8 whatever the terminal speaks. What is no Unicode, such as the odd byte of a
+        # file name, becomes an escape, which in JSON is spelt as Python's is.
+        data = text.encode("utf-8", errors="backslashreplace")
+        if target != "-":
+            _write_whole(Path(target), data)
+        elif hasattr(sys.stdout, "buffer"):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         else:
-            _write_whole(Path(target), text)
+            sys.stdout.write(data.decode("utf-8"))
     return _OK
 
 
-def _check_target(path: Path) -> None:
+def _check_target(path: Path, source: Path) -> None:
     """Refuse a place that cannot be written before the work is done, not after it."""
-    if path.is_dir() or not path.resolve().parent.is_dir():
+    try:
+        fits = not path.is_dir() and path.resolve().parent.is_dir()
+        same = path.exists() and source.exists() and path.samefile(source)
+    except (OSError, ValueError):  # a name that is too long, or holds a zero byte
+        fits = same = False
+    if same:
+        raise OptionError(
+            f"--json must name another file than the table: got {str(path)!r} for both, and the "
+            "score would replace the predictions. Hint: --json score.json."
+        )
+    if not fits:
         raise OptionError(
             f"--json must name a file in a folder that exists: got {str(path)!r}. "
             "Hint: '-' prints to standard output."
         )
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, data: bytes) -> None:
     """Write a file so that an interruption leaves either the old one or the new one, whole."""
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():  # a device or a pipe has nothing to keep
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
             return
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            with part.open("x", encoding="utf-8") as file:
-                file.write(text)
+            with part.open("xb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["render_text"]
 
 _MOST_CLASSES = 30
+# Sums of weights in another order differ in the last digits, where all rows are right too.
+_WHOLE = 1.0 - 1e-12
 
 
 def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> str:
@@ -43,7 +46,8 @@ def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> s
     out = io.StringIO()
     console = Console(
         file=out,
-        width=max(width, 40),
+        # Below this a terminal wraps the lines itself, which shows every number; a table cuts them.
+        width=max(width, 64),
         force_terminal=color,
         color_system="standard" if color else None,
         no_color=not color,
@@ -52,13 +56,13 @@ def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> s
         emoji=False,
         legacy_windows=False,
     )
-    console.print(score.path, style="bold", soft_wrap=True)
+    console.print(_plain(score.path), style="bold", soft_wrap=True)
     for line in score.reading:
-        console.print(f"  {line}", style="dim")
+        console.print(f"  {_plain(line)}", style="dim")
     console.print()
     console.print(_headline(score))
     console.print()
-    console.print(_class_table(score))
+    console.print(_class_table(score, wide=console.width >= 80))
     if score.infinite_rows:
         console.print()
         for line in _infinite_lines(score):
@@ -80,8 +84,8 @@ def _grid(*justify: str) -> Any:
     from rich.table import Table
 
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for side in justify:
-        grid.add_column(justify=side)  # type: ignore[arg-type]
+    for place, side in enumerate(justify):
+        grid.add_column(justify=side, no_wrap=place < 2)  # type: ignore[arg-type]
     return grid
 
 
@@ -106,7 +110,7 @@ def _headline(score: TableScore) -> Any:
         said = "nothing: in some row the truth was called impossible"
         grid.add_row("the truth got", "0 %", said)
     else:
-        percent = f"{100.0 * score.typical_probability:.3g} %"
+        percent = _percent(score.typical_probability)
         grid.add_row("the truth got", percent, "typically (geometric mean)")
     grid.add_row(
         "base rate",
@@ -117,31 +121,30 @@ def _headline(score: TableScore) -> Any:
         better = (
             "of the base rate's loss removed" if score.skill >= 0 else "worse than the base rate"
         )
-        grid.add_row("skill", f"{100.0 * score.skill:.3g} %", better)
-    grid.add_row(
-        "accuracy", f"{100.0 * score.accuracy:.3g} %", "of rows: the truth is most probable"
-    )
+        grid.add_row("skill", _percent(score.skill), better)
+    grid.add_row("accuracy", _percent(score.accuracy), "of rows: the truth is most probable")
     return grid
 
 
-def _class_table(score: TableScore) -> Any:
+def _class_table(score: TableScore, *, wide: bool) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("true label", overflow="fold")
-    for head in ("rows", "log loss (nats)", "bits", "share of the loss", "accuracy"):
-        table.add_column(head, justify="right")
+    loss, share = ("log loss (nats)", "share of the loss") if wide else ("nats", "share")
+    for head in ("rows", loss, "bits", share, "accuracy"):
+        table.add_column(head, justify="right", no_wrap=True)
     for c in score.classes[:_MOST_CLASSES]:
-        loss = c.summary.log_loss
+        nats = c.summary.log_loss
         table.add_row(
-            Text(c.label),
+            Text(_plain(c.label)),
             f"{c.summary.n:,}",
-            _number(loss),
-            _number(from_nats(loss, "bits")),
-            _percent(c.share),
-            _percent(c.accuracy),
+            _number(nats),
+            _number(from_nats(nats, "bits")),
+            _tenths(c.share),
+            _tenths(c.accuracy),
         )
     left = len(score.classes) - _MOST_CLASSES
     if left > 0:
@@ -150,7 +153,7 @@ def _class_table(score: TableScore) -> Any:
 
 
 def _infinite_lines(score: TableScore) -> list[str]:
-    first = ", ".join(row.name for row in score.worst if not row.p_truth > 0.0)
+    first = ", ".join(_plain(row.name) for row in score.worst if not row.p_truth > 0.0)
     more = " …" if score.infinite_rows > sum(not row.p_truth > 0.0 for row in score.worst) else ""
     lines = [
         f"{_count(score.infinite_rows, 'row')} had P(truth) = 0, so the log loss is infinite"
@@ -173,17 +176,17 @@ def _worst_table(rows: Sequence[ScoredRow]) -> Any:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("worst rows", overflow="fold")
     table.add_column("true label", overflow="fold")
-    table.add_column("P(truth)", justify="right")
-    table.add_column("nats", justify="right")
+    table.add_column("P(truth)", justify="right", no_wrap=True)
+    table.add_column("nats", justify="right", no_wrap=True)
     table.add_column("probabilities", overflow="fold")
     for row in rows:
         # The largest first: what the model believed instead.
         top = sorted(row.probabilities.items(), key=lambda item: -item[1])
-        shown = "  ".join(f"{label} {_number(p)}" for label, p in top[:4])
+        shown = "  ".join(f"{_plain(label)} {_probability(p)}" for label, p in top[:4])
         table.add_row(
-            Text(row.name),
-            Text(row.label),
-            _number(row.p_truth),
+            Text(_plain(row.name)),
+            Text(_plain(row.label)),
+            _probability(row.p_truth),
             _number(row.loss),
             Text(shown + ("  …" if len(top) > 4 else "")),
         )
@@ -202,8 +205,43 @@ def _number(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100.0 * share:.1f} %"
+def _probability(p: float) -> str:
+    """Return a probability; 1.0000 is 1, however many digits that takes."""
+    text = _number(p)
+    for digits in range(5, 17):
+        if float(text) < 1.0 or p >= 1.0:
+            break
+        text = f"{p:.{digits}f}"
+    return text
+
+
+def _percent(share: float) -> str:
+    """Return a share with three digits, or as many as keep it apart from 100 %."""
+    for digits in range(3, 15):
+        text = f"{100.0 * share:.{digits}g}"
+        if share >= _WHOLE or float(text) < 100.0:
+            break
+    return f"{text} %"
+
+
+def _tenths(share: float | None) -> str:
+    """Return a share with one decimal; only all is 100.0 %, and only nothing 0.0 %."""
+    if share is None:
+        return "–"
+    text = f"{100.0 * share:.1f} %"
+    if text == "100.0 %" and share < _WHOLE:
+        return "> 99.9 %"
+    return "< 0.1 %" if text == "0.0 %" and share > 0.0 else text
+
+
+def _plain(text: str) -> str:
+    """Return a text of the table's with its control characters spelt out.
+
+    An escape code would otherwise reach the terminal, and a line break would forge a row.
+    """
+    return "".join(
+        ascii(c)[1:-1] if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} else c for c in text
+    )
 
 
 def _count(count: int, noun: str) -> str:

@@ -7,12 +7,15 @@ from typing import Any
 
 __all__ = ["label_spellings", "match_prefix"]
 
+_SEPARATORS = "_-.: "
+
 
 def match_prefix(names: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Return every prefix with which each label's text is the name of a column.
 
-    The empty prefix stands for names equal to labels. More than one answer means that the table
-    holds several sets of probabilities.
+    The empty prefix stands for names equal to labels; any other ends in a separator, one of
+    ``_ - . :`` or a space: ``female`` is no column of ``male``, nor ``p_11`` of ``1``. More than
+    one answer means that the table holds several sets of probabilities.
 
     Examples
     --------
@@ -22,6 +25,8 @@ def match_prefix(names: Sequence[str], labels: Sequence[str]) -> list[str]:
     ['a_', 'b_']
     >>> match_prefix(["x", "y"], ["cat"])
     []
+    >>> match_prefix(["p_female", "p_male"], ["male"])
+    ['p_']
     """
     have = set(names)
     first = labels[0]
@@ -29,6 +34,8 @@ def match_prefix(names: Sequence[str], labels: Sequence[str]) -> list[str]:
     for name in names:
         if name.endswith(first):
             prefix = name[: len(name) - len(first)]
+            if prefix and prefix[-1] not in _SEPARATORS:
+                continue
             if all(prefix + label in have for label in labels) and prefix not in found:
                 found.append(prefix)
     return found

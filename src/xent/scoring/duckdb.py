@@ -11,7 +11,7 @@ import csv
 import gzip
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,13 @@ class Table:
             return f"regexp_replace(CAST({name} AS VARCHAR), '\\.0$', '')"
         return f"CAST({name} AS VARCHAR)"
 
+    def label(self, column: int) -> str:
+        """Return SQL for a column as labels: its text, and NULL for NaN, which is a gap."""
+        text = self.text(column)
+        if self.kinds[column] == "float":
+            return f"CASE WHEN isnan({self._identifiers[column]}) THEN NULL ELSE {text} END"
+        return text
+
     def number(self, column: int) -> str:
         """Return SQL for a column as DOUBLE, NULL where a text is no number."""
         cast = "TRY_CAST" if self.kinds[column] == "text" else "CAST"
@@ -106,10 +113,10 @@ class Table:
         return rows[0] if rows else None
 
     def distinct(self, column: int, *, limit: int, within: int | None = None) -> list[str]:
-        """Return up to `limit` distinct values as sorted text, of the first `within` rows."""
+        """Return up to `limit` distinct labels as sorted text, of the first `within` rows."""
         top = "" if within is None else f" LIMIT {within}"
         rows = self.rows(
-            f"SELECT DISTINCT v FROM (SELECT {self.text(column)} AS v FROM {self.source}{top}) "
+            f"SELECT DISTINCT v FROM (SELECT {self.label(column)} AS v FROM {self.source}{top}) "
             f"WHERE v IS NOT NULL LIMIT {limit}"
         )
         return sorted(str(row[0]) for row in rows)
@@ -137,6 +144,7 @@ def open_table(source: str | Path) -> Iterator[Table]:
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     )
     try:
+        _disable_rules(connection)
         start = _first_bytes(path)
         if start.startswith(b"PAR1") or path.suffix.lower() in {".parquet", ".pq"}:
             yield _open_parquet(path, connection)
@@ -200,8 +208,31 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _disable_rules(connection: Any) -> None:
+    """Switch off the shortcuts of the engine that change answers.
+
+    ``type_pushdown`` lets the CSV reader convert what TRY_CAST asks for, and then fail at a text
+    that is no number, where TRY_CAST gives NULL. ``statistics_propagation`` believes a Parquet
+    file's least and largest value, from which writers leave NaN out, and drops the tests that
+    would find it.
+    """
+    known = {
+        row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()
+    }
+    rules = sorted(known & {"type_pushdown", "statistics_propagation"})
+    connection.execute(f"SET disabled_optimizers = {quote_text(','.join(rules))}")
+
+
 def _first_bytes(path: Path) -> bytes:
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        said = getattr(error, "strerror", None) or error
+        raise TableError(
+            f"the table must be a file: got a path of {len(str(path))} characters, "
+            f"{str(path)[:60]!r}…: {said}. Hint: check the spelling of the path."
+        ) from None
+    if not exists:
         raise TableError(
             f"there must be a file to score: got {str(path)!r}, which does not exist in or under "
             f"{str(Path.cwd())!r}. Hint: check the spelling of the path."
@@ -234,9 +265,17 @@ def _open_parquet(path: Path, connection: Any) -> Table:
     source = f"read_parquet({options})"
     with _reading(path):
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-    names = tuple(row[0] for row in described)
+        schema = connection.execute(
+            f"SELECT name, num_children FROM parquet_schema({_file_literal(path)})"
+        ).fetchall()
+    identifiers = tuple(row[0] for row in described)
+    # The engine renames columns that differ in case only; the file's own names are the labels'.
+    names = _top_level(schema)
+    if len(names) != len(identifiers):
+        names = identifiers
+    _refuse_twins(path, names)
     # Parquet knows the number of a row, which many threads can read; a window needs one.
-    known = "file_row_number" not in {name.lower() for name in names}
+    known = "file_row_number" not in {name.lower() for name in identifiers}
     return Table(
         path=path,
         names=names,
@@ -244,9 +283,31 @@ def _open_parquet(path: Path, connection: Any) -> Table:
         source=source,
         numbered=f"read_parquet({options}, file_row_number = true)" if known else source,
         number_of_row="file_row_number + 1" if known else "row_number() OVER ()",
-        _identifiers=tuple(quote_name(name) for name in names),
+        _identifiers=tuple(quote_name(name) for name in identifiers),
         _connection=connection,
     )
+
+
+def _top_level(schema: list[tuple[str, int | None]]) -> tuple[str, ...]:
+    """Return the columns of a Parquet schema, which lists a tree depth first, its root included."""
+    names: list[str] = []
+    place = 1
+    while place < len(schema):
+        names.append(schema[place][0])
+        inside = 1  # entries of this column that are still to be passed over
+        while inside and place < len(schema):
+            inside += (schema[place][1] or 0) - 1
+            place += 1
+    return tuple(names)
+
+
+def _refuse_twins(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TableError(
+            f"columns of {str(path)!r} must have different names: got {twice[0]!r} twice. "
+            "Hint: rename one of them."
+        )
 
 
 def _kind(sql_type: str) -> str:
@@ -264,13 +325,6 @@ def _kind(sql_type: str) -> str:
 
 def _open_csv(path: Path, connection: Any, *, compressed: bool) -> Table:
     delimiter, names = _read_header(path, compressed=compressed)
-    # Some versions let the reader convert what TRY_CAST asks for, and then fail at a text that is
-    # no number, where TRY_CAST gives NULL.
-    rules = [
-        row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()
-    ]
-    if "type_pushdown" in rules:
-        connection.execute("SET disabled_optimizers = 'type_pushdown'")
     identifiers = tuple(f"c{number}" for number in range(len(names)))
     columns = ", ".join(f"{name}: 'VARCHAR'" for name in identifiers)
     compression = "'gzip'" if compressed else "'none'"
@@ -306,7 +360,13 @@ def _read_header(path: Path, *, compressed: bool) -> tuple[str, tuple[str, ...]]
     best: tuple[str, list[str]] = (",", [])
     for delimiter in _DELIMITERS:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        header = next(rows, [])
+        try:
+            header = next(rows, [])
+        except csv.Error as error:
+            raise TableError(
+                f"the first line of {str(path)!r} must name the columns: it cannot be read: "
+                f"{error}. Hint: is a quotation mark in it never closed?"
+            ) from None
         if len(header) > len(best[1]):
             best = (delimiter, header)
     delimiter, header = best
@@ -320,12 +380,7 @@ def _read_header(path: Path, *, compressed: bool) -> tuple[str, tuple[str, ...]]
             f"the first line of {str(path)!r} must name the columns: got the numbers "
             f"{delimiter.join(header)[:60]!r}. Hint: write a line such as label,p_cat,p_dog above."
         )
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise TableError(
-            f"columns of {str(path)!r} must have different names: got {twice[0]!r} twice. "
-            "Hint: rename one of them."
-        )
+    _refuse_twins(path, header)
     return delimiter, tuple(header)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,8 @@ def log_loss(
         The labels in the order of the columns. By default the sorted labels of `y_true` (and
         False, True for booleans). Labels that no row has are fine.
     sample_weight
-        Shape (n,), finite and ≥ 0, not all 0. A row of weight 0 counts for nothing.
+        Shape (n,), finite and ≥ 0, not all 0. A row of weight 0 counts for nothing, but must be a
+        valid row all the same.
     normalize
         True for the mean, False for the sum.
     floor
@@ -100,7 +102,7 @@ def log_loss(
     >>> log_loss([True, False], [1.0, 1e-20], normalize=False)
     1e-20
     """
-    if floor is not None and not 0.0 < floor < 1.0:
+    if floor is not None and not (_is_real(floor) and 0.0 < floor < 1.0):
         raise OptionError(
             f"floor must be a probability with 0 < floor < 1: got {floor!r}. "
             "Hint: floor=1e-6 caps the loss of a row at 13.8 nats; leave it out for none."
@@ -125,12 +127,20 @@ def log_loss(
         warnings.warn(
             f"P(truth) is 0 in {summary.infinite_rows} of {summary.n} rows (the first is row "
             f"{int(np.argmax(counted))}, counted from 0), so the log loss is infinite. "
-            f"Hint: the finite rows score {summary.finite_log_loss * scale:.6g} {unit}; "
-            "floor=1e-6 scores every row with a floor under its probabilities.",
+            + (
+                f"Hint: the finite rows score {summary.finite_log_loss * scale:.6g} {unit}; "
+                if summary.finite_rows
+                else "Hint: no row is finite, are the columns in the order of the labels? "
+            )
+            + "floor=1e-6 scores every row with a floor under its probabilities.",
             InfiniteLossWarning,
             stacklevel=2,
         )
     return float((summary.log_loss if normalize else summary.total) * scale)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 # ---- probabilities ----------------------------------------------------------------------------
@@ -191,17 +201,32 @@ def _frame_columns(data: Any, name: str) -> dict[str, Any] | None:
             "Hint: rename a column, or pass .to_numpy() with labels= in the order of the columns."
         )
     if not names:
-        raise ShapeError(f"{name} must have a column per label: got a frame without columns.")
+        raise ShapeError(
+            f"{name} must have a column per label: got a frame without columns. "
+            "Hint: was the selection of columns empty?"
+        )
     return {text: data[key] for text, key in zip(names, keys, strict=True)}
 
 
-def _as_array(data: Any) -> tuple[np.ndarray, float]:
+def _as_array(data: Any, name: str) -> tuple[np.ndarray, float]:
     """Return any array as NumPy's, with the spacing of its own dtype at 1."""
+    if np.ma.is_masked(data):
+        masked = int(np.ma.getmaskarray(data).sum())
+        raise (TargetError if name == "y_true" else DistributionError)(
+            f"{name} must have every value: got a masked array with {masked} masked. "
+            "Hint: select the rows that are whole, from y_true and y_proba alike."
+        )
     if hasattr(data, "detach") and hasattr(data, "cpu"):  # a tensor, possibly on a device
         epsilon = _HALF_EPSILON.get(str(data.dtype), 0.0)
         tensor = data.detach().cpu()
         return np.asarray(tensor.double() if epsilon else tensor), epsilon
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ShapeError(
+            f"{name} must be an array: got rows of different lengths ({error}). "
+            "Hint: every row needs a number per label."
+        ) from None
     if array.dtype.kind in "fV" and array.dtype.itemsize == 2:
         # Measured, because NumPy knows no finfo of the brain float that other libraries register.
         one, epsilon = array.dtype.type(1), 1.0
@@ -212,7 +237,7 @@ def _as_array(data: Any) -> tuple[np.ndarray, float]:
 
 
 def _as_float64(data: Any, name: str) -> tuple[np.ndarray, float]:
-    array, epsilon = _as_array(data)
+    array, epsilon = _as_array(data, name)
     if array.dtype.kind in "biufOV":
         try:
             return np.asarray(array, dtype=np.float64), epsilon
@@ -272,7 +297,12 @@ def _check_distributions(values: np.ndarray, epsilon: float, name: str) -> None:
 def _rank(data: Any) -> int:
     if _frame_columns(data, "y_true") is not None:
         return 2
-    return int(data.ndim) if hasattr(data, "ndim") else np.ndim(data)
+    if hasattr(data, "ndim"):
+        return int(data.ndim)
+    try:
+        return np.ndim(data)
+    except ValueError:  # rows of different lengths, said when they are read
+        return 2
 
 
 def _is_missing(value: Any) -> bool:
@@ -285,7 +315,7 @@ def _distinct(y_true: Any) -> tuple[list[Any], np.ndarray]:
         array = np.empty(len(y_true), dtype=object)  # NumPy would turn [1, "1"] into text
         array[:] = y_true
     else:
-        array, _ = _as_array(y_true)
+        array, _ = _as_array(y_true, "y_true")
     if array.ndim != 1:
         raise ShapeError(
             f"y_true must be a vector of labels, or soft labels of y_proba's shape: got shape "
@@ -303,7 +333,13 @@ def _distinct(y_true: Any) -> tuple[list[Any], np.ndarray]:
         for row, value in enumerate(array.tolist()):
             if _is_missing(value):
                 break
-            places[row] = numbers.setdefault(value, len(numbers))
+            try:
+                places[row] = numbers.setdefault(value, len(numbers))
+            except TypeError:
+                raise TargetError(
+                    f"y_true must hold labels such as texts or numbers: got {value!r} at row {row}."
+                    " Hint: a single column becomes a vector by .ravel()."
+                ) from None
         else:
             return list(numbers), places
     raise TargetError(
@@ -325,8 +361,17 @@ def _sorted(values: list[Any]) -> list[Any]:
 
 
 def _check_labels(labels: Sequence[Any]) -> list[Any]:
+    if isinstance(labels, (Set, Mapping, str, bytes)) or not isinstance(labels, Iterable):
+        raise OptionError(
+            "labels must be a list, which has an order, that of the columns: got "
+            f"{type(labels).__name__} {labels!r}. Hint: labels=['cat', 'dog']."
+        )
     listed = np.asarray(labels).tolist() if hasattr(labels, "dtype") else list(labels)
-    if len(set(listed)) != len(listed) or len(listed) < 2:
+    try:
+        distinct = len(set(listed))
+    except TypeError:
+        distinct = -1  # lists are no labels
+    if distinct != len(listed) or len(listed) < 2:
         raise OptionError(
             f"labels must name at least two different labels: got {listed!r}. "
             "Hint: one per column of y_proba, in the order of the columns."

@@ -68,9 +68,9 @@ class Query:
 
     def _raw(self, *, numbered: bool) -> str:
         table, reading = self.table, self.reading
-        label = table.text(reading.label)
+        label = reading.spelling.sql(table.label(reading.label))
         parts = [f"{table.number_of_row} AS rn"] if numbered else []
-        parts += [f"lower({label}) AS y" if reading.lower else f"{label} AS y"]
+        parts += [f"{label} AS y"]
         if reading.weights is not None:
             parts += [f"{table.number(reading.weights)} AS w"]
         if numbered and reading.id is not None:
@@ -91,8 +91,10 @@ class Query:
             k = "names.k"
             join = f" LEFT JOIN (VALUES {names}) AS names(name, k) ON y = names.name"
         else:
-            index = "TRY_CAST(y AS BIGINT)"
-            k = f"CASE WHEN {index} BETWEEN 0 AND {self.length - 1} THEN {index} + 1 END"
+            # By way of DOUBLE: a cast of 0.6 to an integer would round it to class 1.
+            index = "TRY_CAST(y AS DOUBLE)"
+            inside = f"{index} BETWEEN 0 AND {self.length - 1} AND {index} = floor({index})"
+            k = f"CASE WHEN {inside} THEN TRY_CAST({index} AS BIGINT) + 1 END"
             join = ""
         total, low, high = self._extremes()
         return (
@@ -114,7 +116,8 @@ class Query:
         tests = [("label", "y IS NULL")]
         if self.reading.weights is not None:
             inside = f"w BETWEEN {SMALLEST_WEIGHT!r} AND {LARGEST_WEIGHT!r}"
-            tests += [("weight", f"w IS NULL OR NOT (w = 0 OR {inside})")]
+            # To the engine NaN is the largest number, and a file's statistics may leave it out.
+            tests += [("weight", f"w IS NULL OR NOT (isfinite(w) AND (w = 0 OR {inside}))")]
         if self.reading.layout == "list":
             # A list may hold NULLs; the aggregates would pass over them.
             tests += [("missing", "d IS NULL OR len(d) <> list_aggregate(d, 'count')")]
@@ -233,7 +236,11 @@ class Query:
     def worst(self, count: int) -> list[tuple[int, str, str, float, list[float]]]:
         """Return the rows with the least P(truth): row number, name, label, P(truth), all P."""
         counted = "w > 0" if self.reading.weights is not None else "true"
-        name = "CAST(rn AS VARCHAR)" if self.reading.id is None else "id"
+        name = (
+            "CAST(rn AS VARCHAR)"
+            if self.reading.id is None
+            else "coalesce(id, CAST(rn AS VARCHAR))"
+        )
         rows = self.table.rows(
             f"SELECT rn, {name}, y, p, {self._all_probabilities()} "
             f"FROM {self._lossy(numbered=True)} WHERE fault = 0 AND {counted} "
@@ -253,18 +260,18 @@ class Query:
     ) -> tuple[int, str | None, float | None, int, tuple[object, ...]]:
         """Return the first row with a fault: number, label, total, length, (weight, *texts)."""
         table, reading = self.table, self.reading
-        weight = "NULL" if reading.weights is None else "w"
         length = "len(d)" if reading.layout == "list" else str(self.length)
         found = table.rows(
-            f"SELECT rn, y, total, {length}, {weight} FROM {self._judged(numbered=True)} "
+            f"SELECT rn, y, total, {length} FROM {self._judged(numbered=True)} "
             f"WHERE fault = {FAULTS.index(fault)} ORDER BY rn LIMIT 1"
         )[0]
-        columns = ", ".join(table.text(c) for c in reading.columns)
+        weight = "NULL" if reading.weights is None else table.text(reading.weights)
+        columns = ", ".join([weight, *(table.text(c) for c in reading.columns)])
         # The row as the file has it: a number that is none was lost in the cast.
         raw = table.rows(
             f"SELECT {columns} FROM {table.source} LIMIT 1 OFFSET {int(found[0]) - 1}"
         )[0]
-        return int(found[0]), found[1], found[2], int(found[3] or 0), (found[4], *raw)
+        return int(found[0]), found[1], found[2], int(found[3] or 0), raw
 
 
 def _tree(terms: Sequence[str]) -> str:

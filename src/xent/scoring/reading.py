@@ -10,13 +10,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from fnmatch import fnmatchcase
 
 from xent.errors import OptionError, TableError
 from xent.scoring.columns import match_prefix
 from xent.scoring.duckdb import Table
 
-__all__ = ["Reading", "Wishes", "read_roles"]
+__all__ = ["Reading", "Spelling", "Wishes", "read_roles"]
 
 _LABELS = frozenset(
     {"label", "labels", "y_true", "true_label", "target", "class", "truth", "y", "actual"}
@@ -31,6 +32,7 @@ _PAIRS = (
     ("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"),
     ("neg", "pos"), ("negative", "positive"), ("-1", "1"),
 )  # fmt: skip
+_WHOLE = re.compile(r"-?\d+(\.0)?")
 _SAMPLE_ROWS = 10_000
 _MOST_LABELS = 10_000
 
@@ -45,6 +47,40 @@ class Wishes:
     classes: Sequence[str] | None = None
     weights: str | None = None
     id: str | None = None
+
+
+class Spelling(Enum):
+    """How a label's text in the table becomes the text of a class."""
+
+    AS_IS = "as it is"
+    LOWER = "in lower case"  # True in the table, true in the header
+    WHOLE = "without .0"  # 1.0 in a column that a missing value once turned to floats
+    BIT = "as 0 and 1"  # True in the table, 1 in the header
+
+    def of(self, text: str) -> str:
+        """Return the class of a label.
+
+        Examples
+        --------
+        >>> Spelling.WHOLE.of("-1.0"), Spelling.BIT.of("True"), Spelling.AS_IS.of("1.0")
+        ('-1', '1', '1.0')
+        """
+        if self is Spelling.AS_IS:
+            return text
+        if self is Spelling.WHOLE:
+            return text.removesuffix(".0") if _WHOLE.fullmatch(text) else text
+        lower = text.lower()
+        return lower if self is Spelling.LOWER else {"false": "0", "true": "1"}.get(lower, text)
+
+    def sql(self, text: str) -> str:
+        """Return the same as SQL."""
+        return {
+            Spelling.AS_IS: text,
+            Spelling.LOWER: f"lower({text})",
+            Spelling.WHOLE: f"regexp_replace({text}, '^(-?[0-9]+)\\.0$', '\\1')",
+            Spelling.BIT: f"CASE lower({text}) WHEN 'false' THEN '0' WHEN 'true' THEN '1' "
+            f"ELSE {text} END",
+        }[self]
 
 
 @dataclass(frozen=True)
@@ -64,8 +100,8 @@ class Reading:
         The label values, as text; for a list of unknown length with class indices, empty.
     weights, id
         Columns, or None.
-    lower
-        Whether labels are compared in lower case (``True`` and ``true``).
+    spelling
+        How a label's text becomes the text of a class.
     words
         The reading in sentences, each with the flag to say otherwise.
     """
@@ -76,7 +112,7 @@ class Reading:
     classes: tuple[str, ...]
     weights: int | None
     id: int | None
-    lower: bool
+    spelling: Spelling
     words: tuple[str, ...]
 
 
@@ -95,7 +131,7 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
     id_column = _id_column(table, wishes, label)
     taken = {column for column in (label, weights, id_column) if column is not None}
     layout, columns, stars = _probability_columns(table, wishes, taken, label)
-    classes, lower, how = _classes(table, wishes, label, layout, columns, stars)
+    classes, spelling, how = _classes(table, wishes, label, layout, columns, stars)
     names = table.names
     shown = _list([names[column] for column in columns])
     said = {
@@ -113,7 +149,10 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
         if id_column is None
         else f"rows are named by column {names[id_column]!r} (else --id, or --id none)",
     ]
-    return Reading(label, layout, columns, classes, weights, id_column, lower, tuple(words))
+    return Reading(label, layout, columns, classes, weights, id_column, spelling, tuple(words))
+
+
+_TRUTHS = {Spelling.LOWER: {"false", "true"}, Spelling.BIT: {"0", "1"}}
 
 
 # ---- one column for one role ------------------------------------------------------------------
@@ -175,11 +214,22 @@ def _named_or_known(
 def _id_column(table: Table, wishes: Wishes, label: int) -> int | None:
     if wishes.id is not None:
         return _named_or_known(table, wishes.id, "id", frozenset(), set())
+    # A class may be called id: what the caller, or its own name, calls a probability is one.
+    wished = [] if wishes.probabilities is None else wishes.probabilities.split(",")
     lower = [name.strip().lower() for name in table.names]
     for known in _IDS:
-        if known in lower and lower.index(known) != label:
-            return lower.index(known)
-    found = [i for i, name in enumerate(lower) if name.endswith("_id") and i != label]
+        if known in lower:
+            place = lower.index(known)
+            if place != label and table.names[place] not in wished:
+                return place
+    found = [
+        i
+        for i, name in enumerate(lower)
+        if name.endswith("_id")
+        and i != label
+        and not _PREFIX.match(table.names[i])
+        and not any(fnmatchcase(table.names[i], pattern) for pattern in wished)
+    ]
     return found[0] if len(found) == 1 else None
 
 
@@ -283,8 +333,8 @@ def _classes(
     layout: str,
     columns: tuple[int, ...],
     stars: dict[int, str],
-) -> tuple[tuple[str, ...], bool, str]:
-    """Return the classes as text, whether case is ignored, and how that was found in words."""
+) -> tuple[tuple[str, ...], Spelling, str]:
+    """Return the classes as text, the spelling of labels, and how that was found in words."""
     if wishes.positive is not None and layout != "binary":
         raise OptionError(
             f"--positive must go with one column of probabilities: got {len(columns)} columns or "
@@ -293,7 +343,7 @@ def _classes(
     if wishes.classes is not None:
         return _named_classes(wishes, layout, columns)
     if layout == "list":
-        return (), False, ", entry 0 first, for the labels 0, 1, … (names: --classes)"
+        return (), Spelling.AS_IS, ", entry 0 first, for the labels 0, 1, … (names: --classes)"
     if layout == "binary":
         return _binary_classes(table, wishes, label, columns[0], stars)
     values = table.distinct(label, limit=_MOST_LABELS, within=_SAMPLE_ROWS)
@@ -305,28 +355,42 @@ def _classes(
             for prefix in match_prefix(names, values)
             if all(name.startswith(prefix) and name != prefix for name in names)
         ]
-    for classes in candidates:
+    plain = [classes for classes in candidates if len(set(classes)) == len(classes)]
+    for classes in plain:
         if set(values) <= set(classes):
-            return tuple(classes), False, f" for the labels {_list(classes)}"
-    for classes in candidates:  # True in the table, p_true in the header
+            return tuple(classes), Spelling.AS_IS, f" for the labels {_list(classes)}"
+    if stars and len(set(stars.values())) < len(stars):
+        twice = next(text for text in stars.values() if list(stars.values()).count(text) > 1)
+        raise TableError(
+            f"each column of probabilities must be that of another class: got {twice!r} twice in "
+            f"{_list(names)}. Hint: choose one set of columns, such as --probabilities 'p_*'."
+        )
+    for classes in plain:
         lower = [name.lower() for name in classes]
-        if set(lower) == {"true", "false"} and {value.lower() for value in values} <= set(lower):
-            return tuple(lower), True, f" for the labels {_list(lower)}"
+        for spelling, header in (
+            (Spelling.LOWER, lower),
+            (Spelling.BIT, classes),
+            (Spelling.WHOLE, classes),
+        ):
+            if spelling is not Spelling.WHOLE and set(header) != _TRUTHS[spelling]:
+                continue
+            if values and {spelling.of(value) for value in values} <= set(header):
+                return tuple(header), spelling, f" for the labels {_list(header)}"
     # The reading that explains most labels; the first label without a column is then an error
     # that can say the row.
-    best = max(candidates, key=lambda classes: len(set(values) & set(classes)))
+    best = max(plain, key=lambda classes: len(set(values) & set(classes)))
     if not set(values) & set(best):
         raise TableError(
             f"each label must have a column of probabilities that is named after it: got labels "
             f"{_list(values)} and columns {_list(names)}. Hint: --classes a,b,c gives the label "
             "values in the order of the columns."
         )
-    return tuple(best), False, f" for the labels {_list(best)}"
+    return tuple(best), Spelling.AS_IS, f" for the labels {_list(best)}"
 
 
 def _named_classes(
     wishes: Wishes, layout: str, columns: tuple[int, ...]
-) -> tuple[tuple[str, ...], bool, str]:
+) -> tuple[tuple[str, ...], Spelling, str]:
     classes = tuple(str(name) for name in wishes.classes or ())
     count = {"wide": len(columns), "binary": 2}.get(layout)
     if len(set(classes)) != len(classes) or len(classes) < 2 or count not in {None, len(classes)}:
@@ -342,39 +406,58 @@ def _named_classes(
             f"{_list(classes)}. Hint: one of the two is enough."
         )
     how = f", P({classes[1]!r})" if layout == "binary" else f" for the labels {_list(classes)}"
-    return classes, False, how
+    return classes, Spelling.AS_IS, how
 
 
 def _binary_classes(
     table: Table, wishes: Wishes, label: int, column: int, stars: dict[int, str]
-) -> tuple[tuple[str, ...], bool, str]:
+) -> tuple[tuple[str, ...], Spelling, str]:
     """Settle which label value the one column is the probability of."""
     values = table.distinct(label, limit=4)
     name = table.names[column]
+    spelling = Spelling.AS_IS
+    if any(v.endswith(".0") for v in values) and all(_WHOLE.fullmatch(v) for v in values):
+        spelling = Spelling.WHOLE
+        values = sorted({spelling.of(v) for v in values})
     if len(values) > 2:
         raise TableError(
             f"one column of probabilities, {name!r}, must go with two label values: got "
             f"{_list(values[:3])}{' …' if len(values) > 3 else ''}. Hint: --probabilities 'p_*' "
             "names a column per class; --label names another label."
         )
+    if len({v.lower() for v in values}) < len(values):
+        raise TableError(
+            f"the two label values must differ in more than case: got {_list(values)}. "
+            "Hint: spell them alike, or --classes negative,positive if they are two."
+        )
     pair = next((p for p in _PAIRS if {v.lower() for v in values} <= set(p)), None)
     by_lower = {v.lower(): v for v in values}
-    wish, named = wishes.positive, stars.get(column, "")
+    wish = None if wishes.positive is None else spelling.of(wishes.positive)
+    named = stars.get(column, "")
     if wish is None and named.lower() in by_lower:
         wish = named
     if wish is None and pair is not None and values:
         wish = pair[0] if named.lower() in {p[0] for p in _PAIRS} else pair[1]
     positive = wish if wish in values else by_lower.get((wish or "").lower())
-    if positive is None and len(values) == 1:
-        positive = wish  # a table in which no row is positive
+    if positive is None and len(values) == 1 and wish is not None:
+        # A table in which no row is positive. Nothing in it contradicts a misspelt --positive, so
+        # something must confirm it: the column's name, or the value's usual opposite.
+        both = {values[0].lower(), wish.lower()}
+        if wish.lower() == named.lower() or any(set(p) == both for p in _PAIRS):
+            positive = wish
     if positive is None:
         got = "no hint which" if wishes.positive is None else repr(wishes.positive)
         raise TableError(
             f"column {name!r} must be the probability of one of the label values {_list(values)}: "
-            f"got {got}. Hint: --positive VALUE says which."
+            f"got {got}. Hint: --positive VALUE says which"
+            + (
+                "; where only one of two occurs, --classes negative,positive names both."
+                if len(values) == 1
+                else "."
+            )
         )
     others = [v for v in values if v != positive]
     negative = others[0] if others else f"not {positive}"
     if not others and pair is not None and positive.lower() in pair:
         negative = pair[1 - pair.index(positive.lower())]
-    return (negative, positive), False, f", P(label = {positive!r})"
+    return (negative, positive), spelling, f", P(label = {positive!r})"

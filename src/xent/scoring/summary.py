@@ -91,6 +91,11 @@ class LossSummary:
         >>> LossSummary.from_rows([1.0, math.inf], [3.0, 0.0]).log_loss
         1.0
         """
+        if np.ma.is_masked(losses):
+            raise OptionError(
+                "losses must be numbers or +∞: got a masked array with masked entries. "
+                "Hint: losses.compressed() leaves them out, from the weights too."
+            )
         loss = np.asarray(losses, dtype=np.float64)
         if loss.ndim != 1:
             raise ShapeError(
@@ -266,6 +271,11 @@ def check_weights(weights: Any, rows: int) -> np.ndarray:
     >>> check_weights([1, 2], 2).tolist()
     [1.0, 2.0]
     """
+    if np.ma.is_masked(weights):
+        raise OptionError(
+            "sample_weight must have a weight in every row: got a masked array with masked entries."
+            " Hint: weights.filled(0) skips those rows."
+        )
     try:
         weight = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError) as error:

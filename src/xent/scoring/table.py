@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Real
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.duckdb import Table, open_table
@@ -255,7 +260,8 @@ def score_table(
     classes
         The label values in the order of the columns, or of the entries of lists.
     weights
-        The column of sampling weights; ``"none"`` for none.
+        The column of sampling weights; ``"none"`` for none. A row of weight 0 counts for nothing,
+        but must be a valid row all the same.
     id
         The column that names a row in the report; ``"none"`` for row numbers.
     allow_unnormalised
@@ -283,14 +289,26 @@ def score_table(
     >>> score.n, score.log_loss, score.standard_error, score.worst[0].name
     (48, 0.4538, 0.0679, 'img-013')
     """
-    if allow_unnormalised is not None and not 0.0 < allow_unnormalised < 1.0:
+    if allow_unnormalised is not None and not (
+        _is_real(allow_unnormalised) and 0.0 < allow_unnormalised < 1.0
+    ):
         raise OptionError(
-            "allow_unnormalised must lie between 0 and 1: got "
+            "allow_unnormalised must be a number between 0 and 1: got "
             f"{allow_unnormalised!r}. Hint: 1e-3 suits numbers rounded to four decimals."
         )
-    if worst < 0:
-        raise OptionError(f"worst must be a number of rows, 0 or more: got {worst}.")
-    wishes = Wishes(label, probabilities, positive, classes, weights, id)
+    if not _is_count(worst):
+        raise OptionError(
+            f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
+        )
+    _check_source(source)
+    wishes = Wishes(
+        _text("label", label),
+        _text("probabilities", probabilities),
+        _text("positive", positive),
+        _texts("classes", classes),
+        _text("weights", weights),
+        _text("id", id),
+    )
     with open_table(source) as table:
         reading = read_roles(table, wishes)
         query = Query(table, reading, length=_length(table, reading), allowed=allow_unnormalised)
@@ -301,13 +319,18 @@ def score_table(
         groups = _well_centred(query, groups)
         names = reading.classes or tuple(str(k) for k in range(query.length))
         whole = LossSummary().merge(*(group.summary for group in groups))
+        if math.isnan(whole.first) or math.isnan(whole.weight) or math.isnan(whole.second_squared):
+            raise TableError(  # the last guard: every row has been judged, so none may get here
+                f"the losses of {str(table.path)!r} must add up to a number: got NaN. "
+                "Hint: save the file again as CSV, and please report this one."
+            )
         if not whole.n:
             raise TableError(
                 f"{str(table.path)!r} must have at least one row with a weight: got "
                 f"{sum(group.rows for group in groups)} rows of weight 0. Hint: --weights none "
                 "counts each row once."
             )
-        rows = query.worst(worst) if worst else []
+        rows = query.worst(min(worst, sys.maxsize)) if worst else []
     return TableScore(
         path=str(source),
         reading=reading.words,
@@ -330,6 +353,47 @@ def score_table(
         loose_rows=sum(group.loose for group in groups),
         allow_unnormalised=allow_unnormalised,
     )
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        return False
+    return int(value) >= 0
+
+
+def _check_source(source: object) -> None:
+    if not isinstance(source, (str, PathLike)):
+        raise OptionError(
+            f"source must be the path of a file: got {type(source).__name__}. "
+            "Hint: xent.log_loss scores predictions in memory."
+        )
+
+
+def _text(name: str, value: object) -> str | None:
+    """Return an option that is a text or None."""
+    if value is None or isinstance(value, str):
+        return value
+    raise OptionError(
+        f"{name} must be a text: got {value!r}. Hint: label values are compared as text, '1' for 1."
+        if name == "positive"
+        else f"{name} must be a text: got {value!r}. Hint: give the column's name."
+    )
+
+
+def _texts(name: str, value: Any) -> list[str] | None:
+    """Return an option that is a list of values, as text, or None."""
+    if value is None:
+        return None
+    if isinstance(value, (str, Set, Mapping)) or not isinstance(value, Iterable):
+        raise OptionError(
+            f"{name} must be a list of label values in the order of the columns: got {value!r}. "
+            f"Hint: {name}=['cat', 'dog']."
+        )
+    return [str(item) for item in value]
 
 
 def _length(table: Table, reading: Reading) -> int:
@@ -402,12 +466,14 @@ def _fault_error(query: Query, group: Group) -> Exception:
     if group.fault == "label":
         return TableError(
             f"the label column {table.names[reading.label]!r} of {path} must have a value in every "
-            f"row: got {rows} without one; {where}. Hint: drop the rows that have no label."
+            f"row: got {rows} without one; {where}. Hint: drop the rows that have no label; "
+            "rows of weight 0 must be valid too."
         )
     if group.fault == "weight":
+        got = "nothing" if weight is None else _quoted(str(weight))
         return TableError(
             f"weights in {path} must be 0 or lie in [{SMALLEST_WEIGHT:g}, {LARGEST_WEIGHT:g}]: got "
-            f"{weight} in data row {number} ({rows}). Hint: --weights none counts each row once."
+            f"{got} in data row {number} ({rows}). Hint: --weights none counts each row once."
         )
     if group.fault == "missing":
         name, value = _first_unread(names, raw)
@@ -444,6 +510,10 @@ def _fault_error(query: Query, group: Group) -> Exception:
         "--allow unnormalised=1e-3 accepts sums within that of 1; if a class is missing, "
         "--probabilities names all the columns."
     )
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if _number(text) is None else text
 
 
 def _first_unread(names: Sequence[str], raw: Sequence[Any]) -> tuple[str, Any]:
