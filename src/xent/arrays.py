@@ -37,6 +37,7 @@ __all__ = [
     "epsilon",
     "exp_pair",
     "is_compiling",
+    "is_torch",
     "move_axis",
     "move_last",
     "output_dtype",
@@ -97,7 +98,8 @@ MaybePair: TypeAlias = tuple[Array, Array | None]
 """The same, or a number alone where rounding errors are not carried."""
 
 
-def _torch_owns(x: object) -> bool:
+def is_torch(x: object) -> bool:
+    """Tell whether this is a torch tensor."""
     # Another thread may be in the middle of importing it: then no tensor exists yet.
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(x, tensor)
@@ -110,7 +112,7 @@ def _jax_owns(x: object) -> bool:
 
 def _is_foreign(x: object) -> bool:
     """Tell whether an object is an array of a library other than NumPy."""
-    if _torch_owns(x):
+    if is_torch(x):
         return True
     return hasattr(x, "__array_namespace__") and not isinstance(x, (np.ndarray, np.generic))
 
@@ -136,7 +138,7 @@ def as_arrays(*values: ArrayLike | None) -> tuple[Any, list[Any]]:
         if v is None or _is_foreign(v):
             return v
         first: Any = owned[0]
-        on = {"device": first.device} if _torch_owns(first) else {}
+        on = {"device": first.device} if is_torch(first) else {}
         array = _as_numpy(v)
         if array.dtype.kind not in "biuf":
             raise OptionError(
@@ -179,7 +181,7 @@ def _foreign_namespace(owned: list[Any]) -> Any:
         return sys.modules["jax.numpy"]
     # array_api_compat is imported here: its NumPy half alone would triple the time of
     # `import xent`. Its torch half is named, so that torch.compile need not trace the search.
-    if all(map(_torch_owns, owned)):
+    if all(map(is_torch, owned)):
         import array_api_compat.torch
 
         return array_api_compat.torch
@@ -273,7 +275,7 @@ def move_axis(xp: Any, array: Array, source: int, destination: int) -> Array:
 
 def constant(x: Array) -> Array:
     """Hide an array from automatic differentiation: its derivative is taken to be zero."""
-    if _torch_owns(x):
+    if is_torch(x):
         return cast("Any", x).detach()
     if _jax_owns(x):
         return sys.modules["jax"].lax.stop_gradient(x)
@@ -284,7 +286,7 @@ def _is_readable(x: Array) -> bool:
     """Tell whether values can be looked at without tracing errors or waiting for a device."""
     if isinstance(x, np.ndarray):
         return True
-    if _torch_owns(x):
+    if is_torch(x):
         torch, tensor = sys.modules["torch"], cast("Any", x)
         if is_compiling() or tensor.device.type != "cpu":
             return False
@@ -327,7 +329,7 @@ def _is_traced(x: Array) -> bool:
         return True
     if _jax_owns(x):
         return isinstance(x, sys.modules["jax"].core.Tracer)
-    if _torch_owns(x):
+    if is_torch(x):
         functorch, tensor = sys.modules["torch"]._C._functorch, cast("Any", x)
         while functorch.is_functorch_wrapped_tensor(tensor):
             if functorch.is_batchedtensor(tensor):

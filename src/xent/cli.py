@@ -76,7 +76,7 @@ def _build() -> Any:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        help="Cross-entropy, right: scores of predictions.",
+        help="Cross-entropy, right: scores of predictions, and which kernel computes a loss.",
     )
 
     def show_version(wanted: bool) -> None:
@@ -148,7 +148,42 @@ def _build() -> Any:
         """Minimise, measure and explain cross-entropy on real data, in under a minute."""
         raise typer.Exit(_guarded(lambda: _demo(directory)))
 
+    @app.command()
+    def kernels(
+        shapes: list[str] | None = typer.Argument(
+            None,
+            metavar="[SHAPE]...",
+            help="Shapes of logits, such as 4096x32000 or 8x21x512x512 with classes second; "
+            "by default those that speed is measured on.",
+        ),
+        dtype: str | None = typer.Option(
+            None, help="Of the logits: float32, float64, bfloat16 or float16."
+        ),
+        soft: bool = typer.Option(False, "--soft", help="Targets are probabilities."),
+        softcap: float | None = typer.Option(None, help="Logits are capped softly at this."),
+        device: str = typer.Option("cpu", help="Where the arrays are: cpu, cuda, …"),
+        json: str | None = typer.Option(
+            None, metavar="FILE", help="Write the answers to FILE as JSON; '-' prints only that."
+        ),
+    ) -> None:
+        """Say which kernel would run softmax cross-entropy of SHAPE, and why no other."""
+        options = {"dtype": dtype, "soft": soft, "softcap": softcap, "device": device}
+        raise typer.Exit(_guarded(lambda: _kernels(shapes or [], json, options)))
+
     return app
+
+
+def _kernels(shapes: list[str], target: str | None, options: dict[str, Any]) -> int:
+    from xent.losses.kernel_table import kernel_table, render
+
+    if target not in {None, "-"}:
+        _check_target(Path(str(target)))
+    answers = kernel_table(shapes, **options)
+    if target != "-":
+        sys.stdout.write(render(answers))
+    if target is not None:
+        _write_json(target, [answer.to_dict() for answer in answers])
+    return _OK
 
 
 def _demo(directory: Path) -> int:
@@ -208,26 +243,31 @@ def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:
 
         sys.stdout.write(render_text(result, **_terminal()))
     if target is not None:
-        text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        # JSON is UTF-8 whatever the terminal speaks. What is no Unicode, such as the odd byte of a
-        # file name, becomes an escape, which in JSON is spelt as Python's is.
-        data = text.encode("utf-8", errors="backslashreplace")
-        if target != "-":
-            _write_whole(Path(target), data)
-        elif hasattr(sys.stdout, "buffer"):
-            sys.stdout.flush()
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        else:
-            sys.stdout.write(data.decode("utf-8"))
+        _write_json(target, result.to_dict())
     return _OK
 
 
-def _check_target(path: Path, source: Path) -> None:
+def _write_json(target: str, document: Any) -> None:
+    """Write a document to a file, or to standard output for '-'."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # JSON is UTF-8 whatever the terminal speaks. What is no Unicode, such as the odd byte of a
+    # file name, becomes an escape, which in JSON is spelt as Python's is.
+    data = text.encode("utf-8", errors="backslashreplace")
+    if target != "-":
+        _write_whole(Path(target), data)
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(data.decode("utf-8"))
+
+
+def _check_target(path: Path, source: Path | None = None) -> None:
     """Refuse a place that cannot be written before the work is done, not after it."""
     try:
         fits = not path.is_dir() and path.resolve().parent.is_dir()
-        same = path.exists() and source.exists() and path.samefile(source)
+        same = source is not None and source.exists() and path.exists() and path.samefile(source)
     except (OSError, ValueError):  # a name that is too long, or holds a zero byte
         fits = same = False
     if same:

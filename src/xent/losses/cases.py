@@ -16,7 +16,7 @@ result's dtype:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ __all__ = [
     "CASES",
     "GRADIENT",
     "LOSS_ULPS",
+    "SHAPES",
     "SMALLEST",
     "Case",
     "FloatArray",
+    "Shape",
 ]
 
 LOSS_ULPS = 4.0
@@ -178,3 +180,76 @@ CASES = [
     Case("soft targets, wide gaps", _confident, _soft, {"temperature": 1.7}),
 ]
 """The cases, small enough for arithmetic in hundreds of bits."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a program in earnest gives to a loss: a shape to be fast on.
+
+    Attributes
+    ----------
+    name
+        What it is an example of.
+    shape
+        Of the logits: (N, C) or (N, C, d1, …).
+    dtype
+        Of the logits, and of soft targets.
+    soft
+        Whether the targets are probabilities rather than class indices.
+    label_smoothing
+        As the losses take it.
+    class_weight
+        Whether each class has a weight of its own.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    soft: bool = False
+    label_smoothing: float = 0.0
+    class_weight: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether it is float32 logits and class indices, and no option."""
+        return self == Shape(self.name, self.shape)
+
+    @property
+    def tiny(self) -> bool:
+        """Tell whether the call costs more than what it computes."""
+        return bool(np.prod(self.shape) < 4096)
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows there are."""
+        return int(np.prod(self.shape[:1] + self.shape[2:]))
+
+    def __str__(self) -> str:
+        size = " × ".join(map(str, self.shape))
+        said = [size, self.dtype, "probabilities" if self.soft else "class indices"]
+        said += [f"smoothing {self.label_smoothing:g}"] * bool(self.label_smoothing)
+        return ", ".join([*said, *["class weights"] * self.class_weight])
+
+    def reduced(self) -> Shape:
+        """Return a shape of the same kind that takes no time."""
+        most = (16, 1500) if len(self.shape) == 2 else (2, 30, 12, 12)
+        return replace(self, shape=tuple(map(min, self.shape, most)))
+
+
+SHAPES = [
+    Shape("llm-32000", (4096, 32000)),
+    Shape("llm-128256", (1024, 128256)),
+    Shape("llm-50257", (256, 50257)),
+    Shape("imagenet", (65536, 1000)),
+    Shape("segmentation", (8, 21, 512, 512)),
+    Shape("small-classes", (1048576, 10)),
+    Shape("tiny-64x10", (64, 10)),
+    Shape("tiny-1x2", (1, 2)),
+    Shape("smoothing", (65536, 1000), label_smoothing=0.1),
+    Shape("class-weights", (65536, 1000), class_weight=True),
+    Shape("soft-4096", (4096, 1000), soft=True),
+    Shape("soft-65536", (65536, 1000), soft=True),
+    Shape("bf16-llm-32000", (4096, 32000), "bfloat16"),
+    Shape("bf16-imagenet", (65536, 1000), "bfloat16"),
+]
+"""The shapes that speed is measured on."""

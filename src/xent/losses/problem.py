@@ -143,7 +143,7 @@ class ClassProblem(_Problem):
 
     def scaled(self, by_row: Array, mass: Array) -> Array:
         """Turn derivatives of row losses into those of the reduced loss, as the values came."""
-        xp, shape = self.rows.xp, self.rows.shape
+        xp = self.rows.xp
         scale = self.reduction.scale(self.rows, self.reduction.divisor(self.rows, mass))
 
         def scale_block(part: slice) -> tuple[Array, ...]:
@@ -153,8 +153,25 @@ class ClassProblem(_Problem):
 
         count, classes = by_row.shape
         (scaled,) = in_blocks(xp, count, classes, scale_block)
-        full = xp.reshape(scaled, (*shape, classes))
-        return move_axis(xp, full, -1, self.axis) if shape else full
+        return self.shaped(scaled)
+
+    def shaped(self, by_row: Array) -> Array:
+        """Return rows (N, C) as the values came."""
+        shape = self.rows.shape
+        full = self.rows.xp.reshape(by_row, (*shape, by_row.shape[1]))
+        return move_axis(self.rows.xp, full, -1, self.axis) if shape else full
+
+    def inspect_targets(self) -> None:
+        """Raise for targets that are out of range or no distributions, if values are looked at."""
+        if not self.raising:
+            return
+
+        def inspect(part: slice) -> tuple[Array, ...]:
+            t, _ = self.targets.checked(self.rows, part, self.values.shape[-1], self.wide, True)
+            return (t[..., 0] if self.targets.soft else t,)
+
+        width = self.values.shape[-1] if self.targets.soft else 1
+        in_blocks(self.rows.xp, self.values.shape[0], width, inspect)
 
     def flat(self, vector: Array) -> Array:
         """Bring an array of the values' own shape to (N, C) in the wide dtype."""
@@ -244,6 +261,15 @@ class EntryProblem(_Problem):
         no = (1.0 - t) * (1.0 - self.smoothing) + self.smoothing / 2.0
         weighted = yes if self.pos_weight is None else yes * self.pos_weight[part]
         return self._poison(values, bad), weighted, no
+
+    def inspect_targets(self) -> None:
+        """Raise for targets outside [0, 1], if values are looked at."""
+
+        def inspect(part: slice) -> tuple[Array, ...]:
+            like = self.rows.weight[:0]
+            return (read_entries(self.rows, part, self.targets, like, raising=self.raising),)
+
+        in_blocks(self.rows.xp, self.values.shape[0], 1, inspect)
 
     def per_row(self, compute: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
         """Collect ``compute(part, values, yes, no)`` over all entries."""

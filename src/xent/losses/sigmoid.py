@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack
 
 from xent.arrays import Array, ArrayLike, as_arrays, quietly, where_is
 from xent.errors import LogitError
-from xent.losses import definition
+from xent.losses import compute, definition
 from xent.losses.problem import EntryOptions, EntryProblem, entry_problem, known
 
 __all__ = [
@@ -117,6 +117,8 @@ def sigmoid_cross_entropy(
         normalizer=normalizer,
         check=check,
     )
+    if (loss := compute.entry_loss(p)) is not None:
+        return loss
     xp = p.rows.xp
     (losses,) = p.per_row(lambda _, z, yes, no: (definition.sigmoid_loss(xp, z, yes, no),))
     return p.reduced(losses)
@@ -159,6 +161,8 @@ def sigmoid_cross_entropy_value_and_grad(
     0.6931471 [-0.25  0.25]
     """
     p = sigmoid_problem(logits, targets, **options)
+    if (both := compute.entries_and_gradient(p)) is not None:
+        return both
     xp = p.rows.xp
     losses, gradient = p.per_row(
         lambda _, z, yes, no: (

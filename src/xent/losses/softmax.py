@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Unpack
 
 from xent.arrays import Array, ArrayLike, as_arrays, move_last, quietly, where_is
 from xent.errors import LogitError
-from xent.losses import definition
+from xent.losses import compute, definition
 from xent.losses.definition import LogitTransform
 from xent.losses.problem import ClassOptions, ClassProblem, class_problem, known, require_classes
 from xent.losses.rows import require_number
@@ -189,6 +189,8 @@ def softmax_cross_entropy(
         check=check,
     )
     xp = p.rows.xp
+    if (loss := compute.softmax_loss(p, transform, z_loss)) is not None:
+        return loss
 
     def loss_and_mass(part: slice, z: Array, t: Array) -> tuple[Array, ...]:
         s = definition.softmax(xp, z, transform, t)
@@ -239,6 +241,8 @@ def softmax_cross_entropy_value_and_grad(
     """
     p, transform, z_loss = softmax_problem(logits, targets, **options)
     xp = p.rows.xp
+    if (both := compute.softmax_and_gradient(p, transform, z_loss)) is not None:
+        return both
 
     def loss_mass_gradient(part: slice, z: Array, t: Array) -> tuple[Array, ...]:
         s = definition.softmax(xp, z, transform, t)

@@ -16,7 +16,7 @@ from xent.information import require_distribution
 from xent.losses.definition import one_hot, sum_over
 from xent.losses.rows import Rows, product_of, read_weight
 
-__all__ = ["Targets", "read_class_weight", "read_entries", "read_targets"]
+__all__ = ["Targets", "read_class_weight", "read_entries", "read_targets", "smoothed"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,20 @@ class Targets:
 
         `z` are the block's logits in the wide dtype: −∞ there takes no part in smoothing.
         """
-        xp, classes = rows.xp, z.shape[-1]
+        xp = rows.xp
+        t, outside = self.checked(rows, part, z.shape[-1], z.dtype, raising)
+        if not self.soft:
+            t = xp.astype(one_hot(xp, t, z), z.dtype)
+        return smoothed(xp, t, z, self.smoothing, self.class_weight), outside
+
+    def checked(
+        self, rows: Rows, part: slice, classes: int, dtype: Any, raising: bool
+    ) -> tuple[Array, Array | None]:
+        """Return the indices or masses of a block of rows, and which rows are out of range."""
+        xp = rows.xp
         values, kept = self.values[part, ...], rows.kept[part]
-        outside = None
         if self.soft:
-            t = as_floats(xp, values, z.dtype, "targets")
+            t = as_floats(xp, values, dtype, "targets")
             t = xp.where(kept[:, None], t, 1.0 / classes)
             t = require_distribution(
                 xp,
@@ -66,21 +75,23 @@ class Targets:
                 hint="divide each row by its sum; to weigh rows use row_weight.",
                 value_hint="a target gives each class a share of 1; class indices are integers.",
             )
-        else:
-            outside = kept & ((values < 0) | (values >= classes))
-            if raising and (where := where_is(xp, outside)) is not None:
-                index = part.start + where[0]
-                raise TargetError(
-                    f"targets must lie in [0, {classes}): got {int(cast('Any', values[where[0]]))} "
-                    f"{rows.where(index)}. Hint: mask padding with ignore_index= or row_weight=0."
-                )
-            t = xp.astype(one_hot(xp, xp.where(kept, values, 0), z), z.dtype)
-        if self.smoothing:
-            allowed = xp.astype(z > -xp.inf, z.dtype)
-            t = (1.0 - self.smoothing) * t + self.smoothing * allowed / sum_over(xp, allowed)
-        if self.class_weight is not None:
-            t = t * self.class_weight
-        return t, outside
+            return t, None
+        outside = kept & ((values < 0) | (values >= classes))
+        if raising and (where := where_is(xp, outside)) is not None:
+            index = part.start + where[0]
+            raise TargetError(
+                f"targets must lie in [0, {classes}): got {int(cast('Any', values[where[0]]))} "
+                f"{rows.where(index)}. Hint: mask padding with ignore_index= or row_weight=0."
+            )
+        return xp.where(kept, values, 0), outside
+
+
+def smoothed(xp: Any, t: Array, z: Array, smoothing: float, class_weight: Array | None) -> Array:
+    """Spread a share of the targets' mass over the classes that are allowed, then weigh classes."""
+    if smoothing:
+        allowed = xp.astype(z > -xp.inf, z.dtype)
+        t = (1.0 - smoothing) * t + smoothing * allowed / sum_over(xp, allowed)
+    return t if class_weight is None else t * class_weight
 
 
 def read_targets(

@@ -1,0 +1,1 @@
+"""Where kernels meet a framework's derivatives: one file for each framework."""

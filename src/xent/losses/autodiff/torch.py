@@ -1,0 +1,527 @@
+"""Rows of losses as differentiable PyTorch functions: kernels where they can, the definition else.
+
+A kernel gives values and first derivatives backwards. Second derivatives, forward mode and the
+transforms of `torch.func` differentiate the definition, so every cell of the derivative matrix
+holds a value. Under ``torch.compile``, ``torch.export`` and any mode that records operations, a
+kernel is a registered operator; elsewhere a `torch.autograd.Function`, which costs less.
+
+The gradient of a sum is computed in the same sweep as its value and kept for the backward pass.
+Where the upstream gradient turns out to be other than 1, or a graph is differentiated again, it
+is computed again from the logits, never rescaled: a rescaled gradient has been rounded twice and
+may have been flushed to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import array_api_compat.torch as xp
+import torch
+
+from xent.losses import definition, dispatch
+from xent.losses.definition import LogitTransform
+from xent.losses.kernels import EntryRows, SoftmaxRows, pages
+from xent.losses.targets import smoothed
+
+__all__ = [
+    "TargetSummary",
+    "entry_losses",
+    "inspect_targets",
+    "situation",
+    "softmax_losses",
+    "wide_dtype",
+]
+
+Tensor: TypeAlias = torch.Tensor
+Reduction = Literal["none", "sum"]
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_transforms = torch._C._functorch.get_dynamic_layer_stack_depth
+_modes = torch._C._len_torch_dispatch_stack
+_NOTHING = (None,) * 5
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that rows are computed in: float64 where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+# ---- which kernel --------------------------------------------------------------------------------
+
+
+def situation(rows: SoftmaxRows | EntryRows) -> dispatch.Situation:
+    """Say where the rows are, and what keeps kernels from them."""
+    logits = rows.logits
+    return dispatch.Situation(logits.device.type, _hindrance(rows, logits))
+
+
+def _hindrance(rows: SoftmaxRows | EntryRows, logits: Tensor) -> str | None:
+    if _transforms() > 0:
+        return "a transform of torch.func is active, and it differentiates the definition"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active, and it differentiates the definition"
+    if torch.compiler.is_compiling():
+        return _asks_for_more(rows)
+    if not isinstance(logits, _PLAIN) or logits.layout is not torch.strided:
+        return f"it takes plain dense tensors, and the logits are of {type(logits).__name__}"
+    if type(logits) not in _PLAIN and not _is_fake(logits):
+        return f"it takes plain tensors, and the logits are of type {type(logits).__name__}"
+    if logits.is_neg() or logits._is_zerotensor():
+        return "it reads memory, and these logits are negated or zero without being written"
+    return _asks_for_more(rows)
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    return isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+def _asks_for_more(rows: SoftmaxRows | EntryRows) -> str | None:
+    others = (
+        (rows.targets, rows.class_weight, rows.row_weight)
+        if isinstance(rows, SoftmaxRows)
+        else (rows.targets, rows.pos_weight, rows.row_weight)
+    )
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in others):
+        return "it has derivatives by the logits alone, and targets or weights ask for theirs"
+    return None
+
+
+def _traced(logits: Tensor) -> bool:
+    """Tell whether operations are recorded rather than carried out, or watched."""
+    return torch.compiler.is_compiling() or _modes() > 0 or _is_fake(logits)
+
+
+# ---- the definition ------------------------------------------------------------------------------
+
+
+def _defined(rows: SoftmaxRows) -> Tensor:
+    """Return the loss of each row, by differentiable operations."""
+    outer, classes, inner = rows.logits.shape
+    wide = torch.promote_types(wide_dtype(rows.logits), rows.logits.dtype)
+    z = rows.logits.permute(0, 2, 1).reshape(outer * inner, classes).to(wide)
+    kept = torch.ones(outer * inner, dtype=torch.bool, device=z.device)
+    if rows.row_weight is not None:
+        kept = kept & (rows.row_weight.reshape(-1) != 0)
+    if rows.soft:
+        t = rows.targets.permute(0, 2, 1).reshape(outer * inner, classes).to(wide)
+        outside = None
+    else:
+        y = rows.targets.reshape(-1)
+        if rows.ignore_index is not None:
+            kept = kept & (y != rows.ignore_index)
+        outside = kept & ((y < 0) | (y >= classes))
+        t = torch.where(definition.one_hot(xp, torch.where(kept, y, 0), z), 1.0, 0.0).to(wide)
+    z = torch.where(kept[:, None], z, 0.0)
+    t = smoothed(xp, t, z, rows.smoothing, _wide(rows.class_weight, wide))
+    transform = LogitTransform(rows.temperature, rows.softcap, carry=wide == rows.logits.dtype)
+    s = definition.softmax(xp, z, transform, t)
+    losses = definition.softmax_loss(xp, s, t, rows.z_loss)
+    if outside is not None:  # multiplied, not selected, so that the derivative is NaN too
+        losses = losses * torch.where(outside, torch.nan, 1.0)
+    return torch.where(kept, losses, 0.0).reshape(outer, inner)
+
+
+def _defined_entries(rows: EntryRows) -> Tensor:
+    """Return the loss of each entry, by differentiable operations."""
+    wide = torch.promote_types(wide_dtype(rows.logits), rows.logits.dtype)
+    z, t = rows.logits.to(wide), rows.targets.to(wide)
+    if rows.row_weight is not None:
+        kept = rows.row_weight != 0
+        z, t = torch.where(kept, z, 0.0), torch.where(kept, t, 0.0)
+    yes = t * (1.0 - rows.smoothing) + rows.smoothing / 2.0
+    no = (1.0 - t) * (1.0 - rows.smoothing) + rows.smoothing / 2.0
+    if rows.pos_weight is not None:
+        each = rows.pos_weight.to(wide)
+        yes = (yes.reshape(-1, each.shape[0]) * each).reshape(-1)
+    return definition.sigmoid_loss(xp, z, yes, no)
+
+
+def _by_definition(rows: SoftmaxRows | EntryRows) -> Tensor:
+    return _defined(rows) if isinstance(rows, SoftmaxRows) else _defined_entries(rows)
+
+
+def _wide(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if weight is None else weight.to(dtype)
+
+
+def _reduced(
+    losses: Tensor,
+    row_weight: Tensor | None,
+    reduction: Reduction,
+    scale: float | Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    if row_weight is not None:
+        weight = row_weight.to(losses.dtype)
+        losses = torch.where(weight != 0, losses * weight, 0.0)
+    if reduction == "none":
+        return losses.to(dtype)
+    return (losses.sum() * scale).to(dtype)
+
+
+# ---- the CPU kernel as a function ----------------------------------------------------------------
+
+
+def _contiguous(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.detach().to(torch.float64).contiguous()
+
+
+def _new_gradient(logits: Tensor) -> Tensor:
+    """Return memory for a gradient, in the strides of the logits."""
+    size = logits.numel() * logits.element_size()
+    if size < pages.LARGE:
+        return torch.empty_like(logits)
+    like = torch.empty_like(logits, device="meta")
+    return (
+        torch.from_numpy(pages.empty(size)).view(logits.dtype).as_strided(like.shape, like.stride())
+    )
+
+
+def _emptied(rows: Any) -> Any:
+    """Return the rows without their arrays, which autograd keeps."""
+    return rows.with_arrays((None,) * 4)
+
+
+class _SummedOnCPU(torch.autograd.Function):
+    """``scale`` times the weighted sum of losses over rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, rows: Any, call: Any, scale: float, dtype: Any, refuse: Any
+    ) -> Tensor:
+        gradient = _new_gradient(logits) if ctx.needs_input_grad[0] else None
+        sums = call(rows, gradient=gradient, scale=scale)
+        if refuse is not None and sums.bad >= 0:
+            refuse(sums.bad)
+        ctx.save_for_backward(logits, *rows.arrays()[1:])
+        ctx.rows, ctx.call, ctx.scale = _emptied(rows), call, scale
+        ctx.stash = gradient
+        return torch.scalar_tensor(sums.total * scale, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            rows = ctx.rows.with_arrays(ctx.saved_tensors)
+            return _differentiably(rows, cotangent * ctx.scale, "sum"), *_NOTHING
+        gradient, ctx.stash = ctx.stash, None
+        factor = cotangent.item()
+        if gradient is None or factor != 1.0:
+            rows = ctx.rows.with_arrays(ctx.saved_tensors)
+            gradient = _new_gradient(rows.logits) if gradient is None else gradient
+            ctx.call(rows, gradient=gradient, scale=ctx.scale * factor)
+        return gradient, *_NOTHING
+
+
+class _RowsOnCPU(torch.autograd.Function):
+    """The loss of each row times its weight."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, rows: Any, call: Any, dtype: Any, refuse: Any) -> Tensor:
+        losses = torch.empty(rows.places, dtype=torch.float64)
+        sums = call(rows, losses=losses)
+        if refuse is not None and sums.bad >= 0:
+            refuse(sums.bad)
+        ctx.save_for_backward(logits, *rows.arrays()[1:])
+        ctx.rows, ctx.call = _emptied(rows), call
+        return _reduced(losses, rows.row_weight, "none", 1.0, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        rows = ctx.rows.with_arrays(ctx.saved_tensors)
+        if torch.is_grad_enabled():
+            return _differentiably(rows, cotangent, "none"), *_NOTHING[1:]
+        gradient = _new_gradient(rows.logits)
+        ctx.call(rows, gradient=gradient, cotangent=_contiguous(cotangent))
+        return gradient, *_NOTHING[1:]
+
+
+class _OnGPU(torch.autograd.Function):
+    """Weighted losses of rows, or ``scale`` times their sum, without waiting for the device.
+
+    The upstream gradient cannot be looked at here, so the gradient is not computed ahead: two
+    reads and one write are less than a write that is then read and scaled.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, rows: Any, reduction: Any, scale: Any, dtype: Any
+    ) -> Tensor:
+        statistics = _triton_rows().forward(rows)
+        ctx.save_for_backward(logits, *rows.arrays()[1:], statistics.saved)
+        ctx.rows, ctx.reduction, ctx.scale = _emptied(rows), reduction, scale
+        losses = statistics.loss.to(torch.float64)
+        return _reduced(losses, rows.row_weight, reduction, scale, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        *arrays, saved = ctx.saved_tensors
+        rows = ctx.rows.with_arrays(tuple(arrays))
+        if ctx.reduction == "sum":
+            cotangent = cotangent.to(torch.float64) * ctx.scale
+        if torch.is_grad_enabled():
+            return _differentiably(rows, cotangent, ctx.reduction), *_NOTHING[1:]
+        return _triton_rows().backward(rows, saved, cotangent), *_NOTHING[1:]
+
+
+def _triton_rows() -> Any:
+    from xent.losses.kernels import triton_rows
+
+    return triton_rows
+
+
+def _differentiably(rows: Any, cotangent: Tensor, reduction: Reduction) -> Tensor:
+    """Return the gradient as a function of logits and cotangent that can be differentiated."""
+    with torch.enable_grad():
+        logits = rows.logits
+        if not logits.requires_grad:
+            logits = logits.detach().requires_grad_()
+        rows = replace(rows, logits=logits)
+        dtype = wide_dtype(logits)
+        losses = _reduced(_by_definition(rows), rows.row_weight, reduction, 1.0, dtype)
+        (gradient,) = torch.autograd.grad(
+            losses, logits, cotangent.to(losses.dtype), create_graph=True
+        )
+    return gradient
+
+
+# ---- kernels as operators ------------------------------------------------------------------------
+
+_ROWS = (
+    "Tensor logits, Tensor targets, Tensor? class_weight, Tensor? row_weight, "
+    "SymInt? ignore_index, float smoothing, float temperature, float? softcap, float z_loss"
+)
+_ENTRIES = "Tensor logits, Tensor targets, Tensor? pos_weight, Tensor? row_weight, float smoothing"
+
+
+def _run_losses(rows: SoftmaxRows | EntryRows) -> Tensor:
+    """Return weight·loss of each row."""
+    if rows.logits.device.type == "cpu":
+        losses = torch.empty(rows.places, dtype=torch.float64)
+        _cpu_call(rows)(_ready(rows), losses=losses)
+    else:
+        losses = _triton_rows().forward(rows).loss.to(torch.float64)
+    return _reduced(losses, rows.row_weight, "none", 1.0, losses.dtype)
+
+
+def _run_gradient(rows: SoftmaxRows | EntryRows, cotangent: Tensor) -> Tensor:
+    if rows.logits.device.type != "cpu":
+        return _triton_rows().backward(rows, _triton_rows().forward(rows).saved, cotangent)
+    gradient = _new_gradient(rows.logits)
+    _cpu_call(rows)(_ready(rows), gradient=gradient, cotangent=_contiguous(cotangent))
+    return gradient
+
+
+def _cpu_call(rows: SoftmaxRows | EntryRows) -> Any:
+    module = dispatch.cpu_rows()
+    return module.softmax if isinstance(rows, SoftmaxRows) else module.sigmoid
+
+
+def _ready(rows: Any) -> Any:
+    """Bring weights to the form that kernels read."""
+    logits, targets, weight, row_weight = (None if a is None else a.detach() for a in rows.arrays())
+    return rows.with_arrays((logits, targets, _contiguous(weight), _contiguous(row_weight)))
+
+
+def _define_operator(name: str, schema: str, record: type) -> Any:
+    """Register the losses of rows, and their gradient, as operators that compilers may record."""
+
+    def losses(*arguments: Any) -> Tensor:
+        return _run_losses(record(*arguments))
+
+    def gradient(cotangent: Tensor, *arguments: Any) -> Tensor:
+        return _run_gradient(record(*arguments), cotangent)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.numbers = inputs[4:]
+
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = (*ctx.saved_tensors, *ctx.numbers)
+        return gradient_operator(cotangent, *arguments), *(None for _ in arguments[1:])
+
+    operator = torch.library.custom_op(
+        f"xent::{name}", losses, mutates_args=(), schema=f"({schema}) -> Tensor"
+    )
+    gradient_operator = torch.library.custom_op(
+        f"xent::{name}_gradient",
+        gradient,
+        mutates_args=(),
+        schema=f"(Tensor cotangent, {schema}) -> Tensor",
+    )
+    operator.register_fake(
+        lambda *arguments: arguments[0].new_empty(record(*arguments).places, dtype=torch.float64)
+    )
+    gradient_operator.register_fake(lambda _, logits, *rest: torch.empty_like(logits))
+    operator.register_autograd(backward, setup_context=setup)
+    return operator
+
+
+_softmax_operator = _define_operator("softmax_losses", _ROWS, SoftmaxRows)
+_entry_operator = _define_operator("sigmoid_losses", _ENTRIES, EntryRows)
+
+
+# ---- the functions -------------------------------------------------------------------------------
+
+
+def softmax_losses(
+    rows: SoftmaxRows,
+    *,
+    reduction: Reduction,
+    scale: float | Tensor = 1.0,
+    dtype: torch.dtype = torch.float32,
+    kernel: str | None = None,
+    refuse: Callable[[int], Any] | None = None,
+) -> Tensor:
+    """Return row weight·loss of each row, or ``scale`` times their sum.
+
+    Parameters
+    ----------
+    rows
+        Rows of tensors. Derivatives flow to the logits and, by the definition, to soft targets
+        and weights that ask for them.
+    reduction
+        ``"none"`` for (outer, inner), or ``"sum"`` for one number.
+    scale
+        A factor of the sum: 1/divisor for a mean. A tensor is not differentiated.
+    dtype
+        Dtype of the result, rounded once from the wide value.
+    kernel
+        A kernel's name, to insist; by default the first that does not refuse.
+    refuse
+        Called with the first row whose logits are NaN, +∞ or all −∞, if a kernel that reads
+        them now finds one; without it such rows become NaN.
+    """
+    return _losses(rows, _softmax_operator, reduction, scale, dtype, kernel, refuse)
+
+
+def entry_losses(
+    rows: EntryRows,
+    *,
+    reduction: Reduction,
+    scale: float | Tensor = 1.0,
+    dtype: torch.dtype = torch.float32,
+    kernel: str | None = None,
+    refuse: Callable[[int], Any] | None = None,
+) -> Tensor:
+    """Return row weight·loss of each entry, or ``scale`` times their sum.
+
+    As `softmax_losses`, for logits that are each their own yes-or-no question.
+    """
+    return _losses(rows, _entry_operator, reduction, scale, dtype, kernel, refuse)
+
+
+def _losses(
+    rows: Any,
+    operator: Any,
+    reduction: Reduction,
+    scale: float | Tensor,
+    dtype: torch.dtype,
+    kernel: str | None,
+    refuse: Callable[[int], Any] | None,
+) -> Tensor:
+    chosen = dispatch.choose(rows, kernel, situation(rows))
+    if chosen == "definition":
+        return _reduced(_by_definition(rows), rows.row_weight, reduction, scale, dtype)
+    if _traced(rows.logits):
+        losses = operator(*(getattr(rows, field.name) for field in fields(rows)))
+        return _reduced(losses, None, reduction, scale, dtype)
+    if chosen == "triton_rows":
+        return _OnGPU.apply(rows.logits, rows, reduction, scale, dtype)
+    ready, call = _ready(rows), _cpu_call(rows)
+    if reduction == "none":
+        return _RowsOnCPU.apply(rows.logits, ready, call, dtype, refuse)
+    factor = float(scale)
+    return _SummedOnCPU.apply(rows.logits, ready, call, factor, dtype, refuse)
+
+
+# ---- targets -------------------------------------------------------------------------------------
+
+
+class TargetSummary(NamedTuple):
+    """What class indices say before any logit is looked at.
+
+    Attributes
+    ----------
+    kept
+        How many rows are not ignored.
+    weight
+        Σ over those rows of row weight·class weight.
+    outside
+        The first row, counted flat, whose target is out of range; −1 for none or not looked for.
+    """
+
+    kept: int | Tensor
+    weight: float | Tensor
+    outside: int
+
+
+def inspect_targets(
+    targets: Tensor,
+    classes: int,
+    ignore_index: int | None = None,
+    class_weight: Tensor | None = None,
+    row_weight: Tensor | None = None,
+) -> TargetSummary:
+    """Count, weigh and check class indices: numbers on an eager CPU, else tensors, without waiting.
+
+    Parameters
+    ----------
+    targets
+        Class indices, int64, of any shape.
+    classes
+        How many there are.
+    ignore_index
+        Rows with this index do not count.
+    class_weight, row_weight
+        (classes,), and in the shape of the targets.
+    """
+    if targets.device.type == "cpu" and not _traced(targets) and _transforms() == 0:
+        return _inspect_now(targets, classes, ignore_index, class_weight, row_weight)
+    kept = torch.ones_like(targets, dtype=torch.bool)
+    if ignore_index is not None:
+        kept = targets != ignore_index
+    if row_weight is not None:
+        kept = kept & (row_weight != 0)
+    weight = kept.to(wide_dtype(targets))
+    if row_weight is not None:
+        weight = torch.where(kept, row_weight.to(weight.dtype), 0.0)
+    if class_weight is not None:
+        inside = kept & (targets >= 0) & (targets < classes)
+        weight = weight * class_weight.to(weight.dtype)[torch.where(inside, targets, 0)]
+    return TargetSummary(kept.sum(), weight.sum(), -1)
+
+
+def _inspect_now(
+    targets: Tensor,
+    classes: int,
+    ignore_index: int | None,
+    class_weight: Tensor | None,
+    row_weight: Tensor | None,
+) -> TargetSummary:
+    y = targets.detach().reshape(-1)
+    if not y.numel():
+        return TargetSummary(0, 0.0, -1)
+    if class_weight is None and row_weight is None:
+        low, high = torch.aminmax(y)
+        if (
+            low >= 0
+            and high < classes
+            and (ignore_index is None or not 0 <= ignore_index < classes)
+        ):
+            return TargetSummary(y.numel(), float(y.numel()), -1)
+    kept = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    if row_weight is not None:
+        kept &= row_weight.reshape(-1) != 0
+    outside = torch.nonzero(kept & ((y < 0) | (y >= classes)))
+    if outside.numel():
+        return TargetSummary(int(kept.sum()), 0.0, int(outside[0]))
+    count = int(kept.sum())
+    if class_weight is None and row_weight is None:
+        return TargetSummary(count, float(count), -1)
+    weight = torch.ones_like(y, dtype=torch.float64)
+    if class_weight is not None:
+        weight = class_weight.detach().to(torch.float64)[torch.where(kept, y, 0)]
+    if row_weight is not None:
+        weight = weight * row_weight.detach().reshape(-1).to(torch.float64)
+    return TargetSummary(count, float(torch.where(kept, weight, 0.0).sum()), -1)

@@ -1,0 +1,270 @@
+"""Rows on a CPU: from arrays to the addresses, blocks and threads of the compiled kernels."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xent.arrays import sum_accurately
+from xent.losses.kernels import EntryRows, SoftmaxRows, numba_entries, numba_rows, threads
+from xent.losses.kernels.numba_arithmetic import LN2, LN2_REST
+from xent.losses.kernels.numba_rows import Addresses, Layout, Options
+
+__all__ = ["RowSums", "refuses", "sigmoid", "softmax"]
+
+KINDS: dict[str, Any] = {
+    "float32": np.float32(0),
+    "float64": np.float64(0),
+    "bfloat16": np.uint16(0),
+    "float16": np.int16(0),
+    "int64": np.int64(0),
+}
+"""What the compiled functions are told of an array's dtype."""
+
+FEW = 48
+"""Classes below which vectors run over rows."""
+LARGE = 1 << 22
+"""Bytes of a gradient that no cache keeps for its next reader."""
+
+
+class RowSums(NamedTuple):
+    """Sums over all rows: Σ weight·loss, Σ weight·target mass; and the first bad row, or −1."""
+
+    total: float
+    mass: float
+    bad: int
+
+
+_names: dict[Any, str] = {}
+
+
+def _name(array: Any) -> str:
+    name = _names.get(array.dtype)
+    if name is None:
+        name = _names[array.dtype] = str(array.dtype).rpartition(".")[2]
+    return name
+
+
+def _address(array: Any) -> int:
+    if array is None:
+        return 0
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data_ptr()
+
+
+def _strides(array: Any) -> tuple[int, ...]:
+    if isinstance(array, np.ndarray):
+        return tuple(s // array.itemsize for s in array.strides)
+    return array.stride()
+
+
+def refuses(rows: SoftmaxRows | EntryRows) -> str | None:
+    """Say why the compiled kernels cannot take these rows, or return None."""
+    logits, targets = _name(rows.logits), _name(rows.targets)
+    if logits not in ("float32", "float64", "bfloat16", "float16"):
+        return f"the CPU kernels take float32, float64, bfloat16 and float16 logits, not {logits}"
+    if targets not in KINDS:
+        return f"the CPU kernels take targets of int64 or a float dtype, not {targets}"
+    if isinstance(rows, SoftmaxRows) and rows.softcap is not None and logits == "float64":
+        return "a softcap of float64 logits needs the definition's pairs to keep its digits"
+    return None
+
+
+def softmax(
+    rows: SoftmaxRows,
+    *,
+    losses: Any = None,
+    logsumexp: Any = None,
+    mass: Any = None,
+    gradient: Any = None,
+    cotangent: Any = None,
+    scale: float = 1.0,
+) -> RowSums:
+    """Compute rows that are not refused, and fill the arrays that are given.
+
+    Parameters
+    ----------
+    rows
+        The rows; class and row weights are contiguous float64.
+    losses, logsumexp, mass
+        Filled with each row's loss, log Σ exp and target mass, contiguous float64 (rows,). The
+        row's weight is no factor of them; they are 0 for rows that are not looked at.
+    gradient
+        Filled with the derivatives of Σ scale·cotangent·row weight·loss, of the logits' dtype
+        and shape, any strides.
+    cotangent
+        A factor of each row's gradient, contiguous float64 (rows,), or None for ones.
+    scale
+        A factor of the gradient.
+    """
+    shape, name = tuple(rows.logits.shape), _name(rows.logits)
+    if 0 in shape:
+        return RowSums(0.0, 0.0, -1)
+    plan = _plan(
+        shape,
+        _strides(rows.logits),
+        _strides(rows.targets),
+        None if gradient is None else _strides(gradient),
+        name,
+        rows.softcap is not None,
+    )
+    numbers = (rows.ignore_index, rows.smoothing, rows.temperature, rows.softcap, rows.z_loss)
+    say = _options(*numbers, scale)
+    sums = np.empty((plan.blocks, 4))
+    at = Addresses(
+        *[_address(array) for array in rows.arrays()],
+        *[_address(array) for array in (cotangent, losses, logsumexp, mass, gradient, sums)],
+    )
+    kinds = KINDS[name], KINDS[_name(rows.targets)]
+    soft = rows.soft
+
+    def compute(start: int, stop: int) -> None:
+        scratch = np.empty(plan.scratch)
+        arguments = (*kinds, at, plan.layout, say, start, stop, soft, scratch.ctypes.data)
+        if plan.form is numba_rows.one_by_one:
+            numba_rows.one_by_one(*arguments, False)
+        else:
+            plan.form(*arguments)
+
+    threads.run(compute, plan.blocks, math.prod(shape))
+    if plan.blocks > 1:
+        wide = np.flatnonzero(sums[:, 3])
+        if wide.size:
+            _add_wide_rows(kinds, at, plan, say, sums, wide, soft)
+        bad = sums[sums[:, 2] >= 0, 2]
+        total, total_mass = (float(x) for x in np.asarray(sum_accurately(np, sums[:, :2].T)))
+        return RowSums(total, total_mass, int(bad.min()) if bad.size else -1)
+    if sums[0, 3]:
+        _add_wide_rows(kinds, at, plan, say, sums, [0], soft)
+    total, total_mass, first_bad, _ = sums[0].tolist()
+    return RowSums(total, total_mass, int(first_bad))
+
+
+class _Plan(NamedTuple):
+    """How rows of a layout are computed."""
+
+    form: Any  # the compiled function
+    layout: Layout
+    blocks: int
+    scratch: int  # float64 numbers of scratch memory
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    shape: tuple[int, int, int],
+    logits: tuple[int, ...],
+    targets: tuple[int, ...],
+    gradient: tuple[int, ...] | None,
+    name: str,
+    capped: bool,
+) -> _Plan:
+    outer, classes, inner = shape
+    itemsize = {"float32": 4, "float64": 8}.get(name, 2)
+    streaming = name == "float32" and gradient is not None and 4 * math.prod(shape) >= LARGE
+    strides = logits, targets if len(targets) == 3 else (targets[0], 0, targets[1]), gradient
+    block, wide = max(1, 65536 // classes), 4 * classes
+    z, t, g = [(*(s or (0, 0, 0)),) for s in strides]
+    if capped or name == "float64":
+        form, scratch = numba_rows.one_by_one, wide
+    elif classes >= FEW and {s[1] for s in strides if s} <= ({1} if len(targets) == 3 else {0, 1}):
+        form, scratch = numba_rows.over_classes, 2 * classes
+    else:
+        form = numba_rows.over_positions
+        if inner == 1:  # the rows of a matrix become the positions of one place
+            outer, inner = inner, outer
+            z, t, g = (s[::-1] for s in (z, t, g))
+        block = max(16, min(1024, 8192 // classes // 16 * 16))
+        scratch = classes * block
+    layout = Layout(outer, classes, inner, z, t, g, block, itemsize, streaming)
+    across = form is numba_rows.over_positions
+    blocks = outer * -(-inner // block) if across else -(-outer * inner // block)
+    return _Plan(form, layout, blocks, scratch)
+
+
+@functools.lru_cache(maxsize=256)
+def _options(
+    ignore_index: int | None,
+    smoothing: float,
+    temperature: float,
+    softcap: float | None,
+    z_loss: float,
+    scale: float,
+) -> Options:
+    high = np.float32(temperature * LN2)
+    return Options(
+        ignore_index is not None,
+        ignore_index or 0,
+        float(smoothing),
+        float(temperature),
+        float(softcap or 0.0),
+        float(z_loss),
+        float(scale),
+        high,
+        np.float32((temperature * LN2 - float(high)) + temperature * LN2_REST),
+        np.float32(1.0 / (temperature * LN2)),
+        np.float32(1.0 / temperature),
+    )
+
+
+def _add_wide_rows(
+    kinds: tuple[Any, Any],
+    at: Addresses,
+    plan: _Plan,
+    say: Options,
+    sums: Any,
+    wide: Any,
+    soft: bool,
+) -> None:
+    """Compute the rows that the forms of float32 have left out, and add them to their blocks."""
+    of = plan.layout
+    per_outer = -(-of.inner // of.block)
+    scratch = np.empty(4 * of.classes)
+    for b in wide:
+        if plan.form is numba_rows.over_positions:
+            first = b // per_outer * of.inner + b % per_outer * of.block
+            last = min(first + of.block, (b // per_outer + 1) * of.inner)
+        else:
+            first, last = b * of.block, min((b + 1) * of.block, of.outer * of.inner)
+        own = np.empty((last - first, 4))
+        there = at._replace(sums=_address(own) - own.strides[0] * int(first))
+        numba_rows.one_by_one(
+            *kinds, there, of._replace(block=1), say, int(first), int(last), soft,
+            _address(scratch), True,
+        )  # fmt: skip
+        sums[b, :2] += own[:, :2].sum(axis=0)
+        bad = own[own[:, 2] >= 0, 2]
+        if bad.size and not 0 <= sums[b, 2] <= bad.min():
+            sums[b, 2] = bad.min()
+
+
+def sigmoid(
+    rows: EntryRows,
+    *,
+    losses: Any = None,
+    gradient: Any = None,
+    cotangent: Any = None,
+    scale: float = 1.0,
+) -> RowSums:
+    """Compute entries that are not refused, as `softmax` does rows; all arrays are contiguous."""
+    count = rows.logits.shape[0]
+    if not count:
+        return RowSums(0.0, 0.0, -1)
+    blocks = -(-count // numba_entries.BLOCK)
+    sums = np.empty((blocks, 3))
+    at = numba_entries.EntryAddresses(
+        *map(_address, (*rows.arrays(), cotangent, losses, gradient, sums))
+    )
+    labels = 1 if rows.pos_weight is None else rows.pos_weight.shape[0]
+    kinds = KINDS[_name(rows.logits)], KINDS[_name(rows.targets)]
+
+    def compute(start: int, stop: int) -> None:
+        numba_entries.sigmoid_entries(
+            *kinds, at, count, labels, float(rows.smoothing), float(scale), start, stop
+        )
+
+    threads.run(compute, blocks, count)
+    bad = sums[sums[:, 2] >= 0, 2]
+    total, weight = (float(column) for column in np.asarray(sum_accurately(np, sums[:, :2].T)))
+    return RowSums(total, weight, int(bad.min()) if bad.size else -1)
