@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracle
 import pytest
-from libraries import EVERY, NAMES, to_numpy
+from libraries import EVERY, LIBRARIES, NAMES, definition_alone, to_numpy
 
 import xent
 from xent.losses.cases import (
@@ -95,6 +95,14 @@ def test_softmax_gradient_is_right_within_its_bound(library, dtype, case):
             hard = t.ndim == 1 and masses[j] in (0, weight)
             if hard and "softcap" not in case.options and abs(t_j) > SMALLEST:
                 assert error <= GRADIENT * abs(entry) + lost, note
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_case
+def test_the_definition_is_right_on_numpy_without_its_kernels(dtype, case):
+    with definition_alone():
+        test_softmax_cross_entropy_is_right_to_four_ulp(LIBRARIES[0], dtype, case)
+        test_softmax_gradient_is_right_within_its_bound(LIBRARIES[0], dtype, case)
 
 
 # ---- the other losses ---------------------------------------------------------------------------

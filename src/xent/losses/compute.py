@@ -43,6 +43,8 @@ def _softmax_rows(
     xp, values = p.rows.xp, targets.values
     if targets.soft:
         values = _floating(xp, values)
+    if xp is np:
+        logits, values = _regular(logits), _regular(values)
     return SoftmaxRows(
         logits=xp.reshape(logits, (count, classes, 1)),
         targets=xp.reshape(values, shape),
@@ -53,6 +55,12 @@ def _softmax_rows(
         softcap=transform.softcap,
         z_loss=z_loss,
     )
+
+
+def _regular(array: Any) -> Any:
+    """Copy an array whose elements do not lie on a grid of their own size, as a record's field."""
+    on_grid = array.flags.aligned and not any(step % array.itemsize for step in array.strides)
+    return array if on_grid else np.ascontiguousarray(array)
 
 
 def _floating(xp: Any, masses: Array) -> Array:
@@ -196,5 +204,5 @@ def _entry_rows(p: EntryProblem, logits: Array) -> EntryRows:
     )
     if p.rows.xp is not np:
         return rows
-    arrays = (None if a is None else np.ascontiguousarray(a) for a in rows.arrays())
+    arrays = (None if a is None else np.ascontiguousarray(_regular(a)) for a in rows.arrays())
     return rows.with_arrays(tuple(arrays))

@@ -16,7 +16,17 @@ from typing import NamedTuple
 from xent.errors import OptionError
 from xent.losses.kernels import EntryRows, SoftmaxRows
 
-__all__ = ["KERNELS", "Choice", "Kernel", "Situation", "choose", "explain"]
+__all__ = [
+    "FEW",
+    "KERNELS",
+    "NUMBA",
+    "SMALL",
+    "Choice",
+    "Kernel",
+    "Situation",
+    "choose",
+    "explain",
+]
 
 AnyRows = SoftmaxRows | EntryRows
 
@@ -62,8 +72,12 @@ class Choice(NamedTuple):
     refusal: str | None
 
 
+FEW = 48
+"""Classes below which the CPU kernel's vectors run over rows."""
+SMALL = 2048
+"""Entries of a matrix whose call costs more than its computation."""
 # Looked for once, when this module is imported: torch.compile cannot look.
-_NUMBA = importlib.util.find_spec("numba") is not None
+NUMBA = importlib.util.find_spec("numba") is not None
 
 
 def cpu_rows() -> ModuleType:
@@ -78,7 +92,7 @@ def _numba_refuses(rows: AnyRows, situation: Situation) -> str | None:
         return situation.hindrance
     if situation.device != "cpu":
         return f"it runs on CPUs, and these arrays are on {situation.device}"
-    if not _NUMBA:
+    if not NUMBA:
         return "numba is not installed (pip install 'xent[cpu]')"
     reason: str | None = cpu_rows().refuses(rows)
     return reason

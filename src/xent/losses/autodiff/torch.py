@@ -30,6 +30,7 @@ __all__ = [
     "entry_losses",
     "inspect_targets",
     "situation",
+    "small_mean",
     "softmax_losses",
     "wide_dtype",
 ]
@@ -77,11 +78,7 @@ def _is_fake(tensor: Tensor) -> bool:
 
 
 def _asks_for_more(rows: SoftmaxRows | EntryRows) -> str | None:
-    others = (
-        (rows.targets, rows.class_weight, rows.row_weight)
-        if isinstance(rows, SoftmaxRows)
-        else (rows.targets, rows.pos_weight, rows.row_weight)
-    )
+    others = rows.arrays()[1:]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in others):
         return "it has derivatives by the logits alone, and targets or weights ask for theirs"
     return None
@@ -211,6 +208,33 @@ class _SummedOnCPU(torch.autograd.Function):
             gradient = _new_gradient(rows.logits) if gradient is None else gradient
             ctx.call(rows, gradient=gradient, scale=ctx.scale * factor)
         return gradient, *_NOTHING
+
+
+class _SmallMean(torch.autograd.Function):
+    """The mean loss of a small matrix, which `small_mean` has computed with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_index: int, mean: Any) -> Tensor:
+        mean, ctx.stash = mean
+        ctx.save_for_backward(logits, targets)
+        ctx.ignore_index = ignore_index
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, ctx.stash = ctx.stash, None
+        if gradient is None or torch.is_grad_enabled() or cotangent.item() != 1.0:
+            logits, targets = ctx.saved_tensors
+            rows = SoftmaxRows(
+                logits.unsqueeze(2), targets.unsqueeze(1), ignore_index=ctx.ignore_index
+            )
+            scale = 1.0 / float(torch.count_nonzero(targets != ctx.ignore_index))
+            with torch.enable_grad():
+                again = softmax_losses(rows, reduction="sum", scale=scale)
+                (gradient,) = torch.autograd.grad(
+                    again, logits, cotangent, create_graph=torch.is_grad_enabled()
+                )
+        return gradient, None, None, None
 
 
 class _RowsOnCPU(torch.autograd.Function):
@@ -433,6 +457,33 @@ def _losses(
         return _RowsOnCPU.apply(rows.logits, ready, call, dtype, refuse)
     factor = float(scale)
     return _SummedOnCPU.apply(rows.logits, ready, call, factor, dtype, refuse)
+
+
+def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | None:
+    """Return the mean loss of a small float32 matrix for int64 class indices, or None.
+
+    The same number as `softmax_losses` with less around it: for matrices whose computation takes
+    less time than the call. None where anything is unusual.
+    """
+    if (
+        type(logits) not in _PLAIN
+        or logits.device.type != "cpu"
+        or not 0 < logits.numel() <= dispatch.SMALL
+        or logits.shape[1] >= dispatch.FEW
+        or _transforms() > 0
+        or _modes() > 0
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch.compiler.is_compiling()
+        or logits.is_neg()
+        or not dispatch.NUMBA
+    ):
+        return None
+    needed = logits.requires_grad and torch.is_grad_enabled()
+    mean = torch.empty(())
+    gradient = torch.empty(logits.shape) if needed else None
+    if not dispatch.cpu_rows().small_mean(logits, targets, gradient, mean, ignore_index):
+        return None
+    return _SmallMean.apply(logits, targets, ignore_index, (mean, gradient)) if needed else mean
 
 
 # ---- targets -------------------------------------------------------------------------------------

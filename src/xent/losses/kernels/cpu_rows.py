@@ -13,7 +13,7 @@ from xent.losses.kernels import EntryRows, SoftmaxRows, numba_entries, numba_row
 from xent.losses.kernels.numba_arithmetic import LN2, LN2_REST
 from xent.losses.kernels.numba_rows import Addresses, Layout, Options
 
-__all__ = ["RowSums", "refuses", "sigmoid", "softmax"]
+__all__ = ["FEW", "RowSums", "refuses", "sigmoid", "small_mean", "softmax"]
 
 KINDS: dict[str, Any] = {
     "float32": np.float32(0),
@@ -142,6 +142,31 @@ def softmax(
     return RowSums(total, total_mass, int(first_bad))
 
 
+SMALL = 2048
+"""Entries of a matrix that `small_mean` takes."""
+
+def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index: int) -> bool:
+    """Fill the mean loss of a float32 matrix (N, C) for class indices, and its gradient.
+
+    For few entries and classes, where a call costs more than the computation. Returns whether it
+    could: not where a target is out of range, every row is ignored or a row is wide; what is
+    filled then is of no use. `gradient` may be None; `mean` is a float32 number.
+    """
+    say = _options(None, 0.0, 1.0, None, 0.0, 1.0)
+    state = numba_rows.small_mean(
+        KINDS["float32"],
+        logits.data_ptr(),
+        targets.data_ptr(),
+        0 if gradient is None else gradient.data_ptr(),
+        mean.data_ptr(),
+        tuple(logits.shape),
+        (*logits.stride(), *targets.stride()),
+        ignore_index,
+        say,
+    )
+    return bool(state == numba_rows.KEPT)
+
+
 class _Plan(NamedTuple):
     """How rows of a layout are computed."""
 
@@ -163,12 +188,14 @@ def _plan(
     outer, classes, inner = shape
     itemsize = {"float32": 4, "float64": 8}.get(name, 2)
     streaming = name == "float32" and gradient is not None and 4 * math.prod(shape) >= LARGE
-    strides = logits, targets if len(targets) == 3 else (targets[0], 0, targets[1]), gradient
+    soft = len(targets) == 3
+    strides = logits, targets if soft else (targets[0], 0, targets[1]), gradient
+    along = logits, gradient, targets if soft else None
     block, wide = max(1, 65536 // classes), 4 * classes
     z, t, g = [(*(s or (0, 0, 0)),) for s in strides]
     if capped or name == "float64":
         form, scratch = numba_rows.one_by_one, wide
-    elif classes >= FEW and {s[1] for s in strides if s} <= ({1} if len(targets) == 3 else {0, 1}):
+    elif classes >= FEW and all(s[1] == 1 for s in along if s):
         form, scratch = numba_rows.over_classes, 2 * classes
     else:
         form = numba_rows.over_positions

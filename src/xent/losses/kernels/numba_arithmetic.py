@@ -262,7 +262,7 @@ def widen(typing: Any, value: Any) -> Any:
 
 @intrinsic
 def narrow(typing: Any, value: Any, kind: Any) -> Any:
-    """Round a float32 or float64 to a kind, to nearest and ties to even."""
+    """Round a float32 to a kind, to nearest and ties to even; a float64 through float32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x = args[0]

@@ -48,6 +48,7 @@ __all__ = [
     "one_by_one",
     "over_classes",
     "over_positions",
+    "small_mean",
 ]
 
 CHUNK = 512
@@ -60,6 +61,8 @@ LARGEST = F(2.0**18)
 """Powers of two from which float32 has too few digits left for the fraction of an exponent."""
 CONFIDENT = 2.0**-16
 """The others' share under which their mass is summed by itself."""
+LEAST = 2.0**-80
+"""A weight under which the factor of a gradient could be subnormal."""
 LIFT, HIGH_LIFT = F(32.0), F(64.0)
 """Powers of two by which exponentials are raised, so that what is subnormal beside the likeliest
 class keeps its digits; more where a weight of 1 or more makes normal gradients of it."""
@@ -158,7 +161,7 @@ def _constants(top, weight, say):
     """Return what `exp_single` wants to know of a row with that maximum, and if it will do."""
     biased = fma(top, say.periods, MAGIC)
     turns = biased - MAGIC
-    usable = abs(turns) < LARGEST  # false for NaN
+    usable = abs(turns) < LARGEST and (weight == 0.0 or abs(weight) >= LEAST)  # false for NaN
     lift = HIGH_LIFT if abs(weight) >= 1.0 else LIFT
     floor = (turns - (F(127.25) + lift)) * say.high
     base = N(bits_of(biased) - (N(127) + N(lift)))
@@ -707,6 +710,10 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
         _shifts(keys, scaled, say, m, tops, floors, bases)
     if dense:
         _block_targets(target_kind, at, of, say, place, ys, soft, m, z, t, masses)
+        if special:
+            for p in range(m):
+                for j in range(n if states[p] != KEPT else 0):
+                    store(t, j * m + p, ZERO)
         _block_surprise(at, z, t, tops, n, m, surprise, masses)
     else:
         for p in range(m):
@@ -729,7 +736,8 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
                 factors[p], e_y[p] = ZERO, 0.0
                 wide += 1.0 if states[p] == WIDE else 0.0
             elif states[p] == OUTSIDE:
-                losses[p], scaled[p], factors[p], e_y[p] = np.nan, np.nan, F(np.nan), np.nan
+                losses[p], masses[p], lses[p], scaled[p] = np.nan, np.nan, np.nan, np.nan
+                factors[p], e_y[p] = F(np.nan), np.nan
     total, total_mass = 0.0, 0.0
     for p in range(m):
         total += weights[p] * losses[p]
@@ -801,7 +809,7 @@ def over_classes(kind, target_kind, at, of, say, start, stop, soft, scratch):
                 total += weight * loss
                 total_mass += weight * mass
             elif state == OUTSIDE:
-                total = np.nan
+                total, total_mass = np.nan, np.nan
             wide += 1.0 if state == WIDE else 0.0
             bad = np.float64(row) if state == BAD and bad < 0.0 else bad
         _set_sums(at, b, total, total_mass, bad, wide)
@@ -810,22 +818,22 @@ def over_classes(kind, target_kind, at, of, say, start, stop, soft, scratch):
         fence()
 
 
+@plain
+def _workspace(m):
+    """Return the arrays that a block of m positions is computed in."""
+    integers = np.empty(m, np.int64), np.empty(m, np.int64)
+    doubles = (
+        np.empty(m), np.empty(m), np.empty(m), np.empty(m),
+        np.empty(m), np.empty(m), np.empty(m), np.empty(m),
+    )  # fmt: skip
+    singles = np.empty(m, np.float32), np.empty(m, np.float32), np.empty(m, np.float32)
+    return integers, doubles, singles, np.empty(m, np.int32), np.empty(m, np.int32)
+
+
 @called
 def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
     """Compute some blocks of neighbouring rows; scratch memory is 8 bytes an element."""
-    work = (
-        (np.empty(of.block, np.int64), np.empty(of.block, np.int64)),
-        (
-            np.empty(of.block), np.empty(of.block), np.empty(of.block), np.empty(of.block),
-            np.empty(of.block), np.empty(of.block), np.empty(of.block), np.empty(of.block),
-        ),
-        (
-            np.empty(of.block, np.float32), np.empty(of.block, np.float32),
-            np.empty(of.block, np.float32),
-        ),
-        np.empty(of.block, np.int32),
-        np.empty(of.block, np.int32),
-    )  # fmt: skip
+    work = _workspace(of.block)
     per_outer = (of.inner + of.block - 1) // of.block
     for b in range(start, stop):
         i, k = b // per_outer, b % per_outer * of.block
@@ -839,12 +847,12 @@ def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
 
 
 @plain
-def _is_wide(kind, at, of, say, row):
+def _is_wide(kind, at, of, say, row, scaled):
     """Tell whether the other forms leave a row to `one_by_one`."""
     o, top = row // of.inner * of.logits[0] + row % of.inner * of.logits[2], N(-(2**31))
     for j in range(of.classes):
         top = max(top, key_of(F(widen(load(at.logits, o + j * of.logits[1], kind)))))
-    return not _constants(from_key(top), 0.0, say)[1]
+    return not _constants(from_key(top), scaled, say)[1]
 
 
 @called
@@ -857,7 +865,8 @@ def one_by_one(kind, target_kind, at, of, say, start, stop, soft, scratch, only_
         total, total_mass, bad = 0.0, 0.0, -1.0
         for row in range(b * of.block, min((b + 1) * of.block, of.outer * of.inner)):
             y, weight, state = _row_of(kind, target_kind, at, of, say, row, soft)
-            if state == KEPT and not (only_wide and not _is_wide(kind, at, of, say, row)):
+            scaled = _gradient_weight(at, say, row, weight)
+            if state == KEPT and not (only_wide and not _is_wide(kind, at, of, say, row, scaled)):
                 place = (row // of.inner, row % of.inner)
                 loss, mass, state = _row_one_by_one(
                     kind, target_kind, at, of, say, place, y, soft, weight, scratch
@@ -865,6 +874,42 @@ def one_by_one(kind, target_kind, at, of, say, start, stop, soft, scratch, only_
                 total += weight * loss
                 total_mass += weight * mass
             elif state == OUTSIDE and not only_wide:
-                total = np.nan
+                total, total_mass = np.nan, np.nan
             bad = np.float64(row) if state == BAD and bad < 0.0 else bad
         _set_sums(at, b, total, total_mass, bad, 0.0)
+
+
+@called
+def small_mean(kind, logits, targets, gradient, mean, shape, strides, ignore_index, say):
+    """Write the mean loss of a small matrix for class indices, and its gradient; return a state.
+
+    The same numbers as `over_positions` gives for one block; all that a call needs is done here,
+    because a call from Python for each part would take longer than the parts.
+    """
+    n, classes = shape
+    kept, index = 0, np.int64(0)
+    for i in range(n):
+        y = load(targets, i * strides[2], index)
+        if y == ignore_index:
+            continue
+        if not 0 <= y < classes:
+            return OUTSIDE
+        kept += 1
+    if kept == 0:
+        return SKIPPED
+    memory = np.empty(classes * n, np.float64)
+    sums = np.empty(4)
+    at = Addresses(logits, targets, 0, 0, 0, 0, 0, 0, gradient, 0)
+    of = Layout(
+        1, classes, n, (0, strides[1], strides[0]), (0, 0, strides[2]), (0, 1, classes), n, 4, False
+    )
+    own = Options(
+        True, ignore_index, 0.0, 1.0, 0.0, 0.0, 1.0 / kept,
+        say.high, say.low, say.periods, say.inverse,
+    )  # fmt: skip
+    sums[0], sums[1], sums[2], sums[3] = _block_over_positions(
+        kind, index, at, of, own, (0, 0), n, False, memory.ctypes.data, _workspace(n)
+    )
+    memory[0] = 0.0  # alive until here
+    store(mean, 0, F(sums[0] * own.scale))
+    return WIDE if sums[3] > 0.0 else KEPT

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["number_of_threads", "run"]
 
@@ -29,7 +29,10 @@ def number_of_threads() -> int:
     """
     torch = sys.modules.get("torch")
     asked = getattr(torch, "get_num_threads", None)
-    return int(asked()) if asked is not None else len(os.sched_getaffinity(0))
+    if asked is not None:
+        return int(asked())
+    own = getattr(os, "sched_getaffinity", None)  # a container's share, where the system says
+    return len(own(0)) if own is not None else os.cpu_count() or 1
 
 
 def run(compute: Callable[[int, int], None], blocks: int, elements: int) -> None:
@@ -48,7 +51,7 @@ def run(compute: Callable[[int, int], None], blocks: int, elements: int) -> None
         for start in starts:
             compute(start, min(start + piece, blocks))
 
-    others = [_executor(threads - 1).submit(work) for _ in range(threads - 1)]
+    others = _submit(work, threads - 1)
     try:
         work()
     finally:
@@ -56,14 +59,14 @@ def run(compute: Callable[[int, int], None], blocks: int, elements: int) -> None
             other.result()
 
 
-def _executor(size: int) -> ThreadPoolExecutor:
+def _submit(work: Callable[[], None], times: int) -> list[Future[None]]:
     global _pool, _size
-    with _lock:
-        if _pool is None or _size < size:
+    with _lock:  # another call may replace the pool
+        if _pool is None or _size < times:
             if _pool is not None:
-                _pool.shutdown(wait=False)
-            _pool, _size = ThreadPoolExecutor(size, "xent"), size
-        return _pool
+                _pool.shutdown(wait=False)  # what it was given it still does
+            _pool, _size = ThreadPoolExecutor(times, "xent"), times
+        return [_pool.submit(work) for _ in range(times)]
 
 
 def _forget() -> None:
@@ -72,4 +75,5 @@ def _forget() -> None:
     _pool, _size, _lock = None, 0, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
