@@ -134,8 +134,7 @@ def softmax(
         if wide.size:
             _add_wide_rows(kinds, at, plan, say, sums, wide, soft)
         bad = sums[sums[:, 2] >= 0, 2]
-        total, total_mass = (float(x) for x in np.asarray(sum_accurately(np, sums[:, :2].T)))
-        return RowSums(total, total_mass, int(bad.min()) if bad.size else -1)
+        return RowSums(*_added(sums), int(bad.min()) if bad.size else -1)
     if sums[0, 3]:
         _add_wide_rows(kinds, at, plan, say, sums, [0], soft)
     total, total_mass, first_bad, _ = sums[0].tolist()
@@ -144,6 +143,7 @@ def softmax(
 
 SMALL = 2048
 """Entries of a matrix that `small_mean` takes."""
+
 
 def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index: int) -> bool:
     """Fill the mean loss of a float32 matrix (N, C) for class indices, and its gradient.
@@ -165,6 +165,13 @@ def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index
         say,
     )
     return bool(state == numba_rows.KEPT)
+
+
+def _added(sums: Any) -> tuple[float, float]:
+    """Add the first two columns over blocks, by a fixed tree; an infinite loss is no mistake."""
+    with np.errstate(invalid="ignore"):
+        total, mass = np.asarray(sum_accurately(np, sums[:, :2].T)).tolist()
+    return total, mass
 
 
 class _Plan(NamedTuple):
@@ -293,5 +300,4 @@ def sigmoid(
 
     threads.run(compute, blocks, count)
     bad = sums[sums[:, 2] >= 0, 2]
-    total, weight = (float(column) for column in np.asarray(sum_accurately(np, sums[:, :2].T)))
-    return RowSums(total, weight, int(bad.min()) if bad.size else -1)
+    return RowSums(*_added(sums), int(bad.min()) if bad.size else -1)

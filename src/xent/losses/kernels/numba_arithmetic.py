@@ -28,6 +28,7 @@ __all__ = [
     "MAGIC",
     "PERIODS",
     "bits_of",
+    "compiled",
     "exp_double",
     "exp_single",
     "fence",
@@ -56,6 +57,18 @@ FLOAT, DOUBLE, HALF, INT, LONG, WORD, BYTE = (
     ir.IntType(16),
     ir.IntType(8),
 )
+
+
+def compiled(function: Any) -> Any:
+    """Compile a function that Python calls, on first use, and keep it for later processes.
+
+    Where neither the package's folder nor the user's can be written to, it is compiled each time.
+    """
+    options = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # numba: no locator available
+        return njit(**options)(function)
 
 
 def _element(builder: Any, address: Any, index: Any, element: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from xent.losses.kernels.numba_arithmetic import (
+    compiled,
     exp_double,
     load,
     log1p_double,
@@ -58,7 +59,7 @@ def _entry(z, yes, no):
     return z if np.isnan(z) else loss, no * p_yes - yes * p_no
 
 
-@njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
+@compiled
 def sigmoid_entries(kind, target_kind, at, count, labels, smoothing, scale, start, stop):
     """Compute some blocks of entries."""
     for b in range(start, stop):

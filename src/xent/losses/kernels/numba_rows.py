@@ -24,6 +24,7 @@ from numba import njit
 from xent.losses.kernels.numba_arithmetic import (
     MAGIC,
     bits_of,
+    compiled,
     exp_double,
     exp_single,
     fence,
@@ -61,11 +62,11 @@ LARGEST = F(2.0**18)
 """Powers of two from which float32 has too few digits left for the fraction of an exponent."""
 CONFIDENT = 2.0**-16
 """The others' share under which their mass is summed by itself."""
-LEAST = 2.0**-80
-"""A weight under which the factor of a gradient could be subnormal."""
-LIFT, HIGH_LIFT = F(32.0), F(64.0)
-"""Powers of two by which exponentials are raised, so that what is subnormal beside the likeliest
-class keeps its digits; more where a weight of 1 or more makes normal gradients of it."""
+LIFT = F(64.0)
+"""Powers of two by which exponentials are raised, so that what is tiny beside the likeliest class
+keeps its digits: a subnormal loss, a normal gradient under a large weight."""
+LEAST = 2.0**-40
+"""A weight under which the factor of a lifted gradient could be subnormal."""
 
 KEPT, SKIPPED, OUTSIDE, WIDE, BAD = range(5)
 """What becomes of a row: computed; not looked at; its target is out of range; left to
@@ -74,7 +75,6 @@ KEPT, SKIPPED, OUTSIDE, WIDE, BAD = range(5)
 LINE = 64
 bare = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 plain = njit(**bare)
-called = njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
 summing = njit(**bare, fastmath={"reassoc"})
 """For sums in any order; such a function calls nothing that must keep its own."""
 
@@ -162,9 +162,8 @@ def _constants(top, weight, say):
     biased = fma(top, say.periods, MAGIC)
     turns = biased - MAGIC
     usable = abs(turns) < LARGEST and (weight == 0.0 or abs(weight) >= LEAST)  # false for NaN
-    lift = HIGH_LIFT if abs(weight) >= 1.0 else LIFT
-    floor = (turns - (F(127.25) + lift)) * say.high
-    base = N(bits_of(biased) - (N(127) + N(lift)))
+    floor = (turns - (F(127.25) + LIFT)) * say.high
+    base = N(bits_of(biased) - (N(127) + N(LIFT)))
     return (floor, say.periods, say.high, say.low, say.inverse, base), usable
 
 
@@ -327,7 +326,8 @@ def _row_over_classes(kind, target_kind, at, of, say, row, y, soft, weight, scra
     og = i * of.gradient[0] + k * of.gradient[2]
     scaled = _gradient_weight(at, say, row, weight)
     top = F(from_key(_max_key(kind, z, o, n)))
-    c, usable = _constants(top, scaled, say)
+    dense = soft or say.smoothing != 0.0
+    c, usable = _constants(top, scaled if dense else scaled * _class_weight(at, y), say)
     if not usable:
         return 0.0, 0.0, WIDE, waiting
     # Two rows of exponentials take turns; the targets' masses are third.
@@ -340,7 +340,7 @@ def _row_over_classes(kind, target_kind, at, of, say, row, y, soft, weight, scra
     lse = log_sum + np.float64(top) / say.temperature
     whole = others + most
     scaled = scaled / say.temperature
-    if soft or say.smoothing != 0.0:
+    if dense:
         _fill_targets(kind, target_kind, at, say, z, o, _target(of, i, k), y, n, t)
         surprise, mass = _surprise(kind, at, z, o, n, t, top)
         loss = mass * log_sum + surprise / say.temperature
@@ -503,12 +503,12 @@ def _tops(z, n, m, keys):
 
 
 @summing
-def _shifts(keys, scaled, say, m, tops, floors, bases):
+def _shifts(keys, factors, say, m, tops, floors, bases):
     """Do what `_constants` does, for each position; count those that are wide."""
     wide = ZERO
     for i in range(m):
         top = from_key(keys[i])
-        c, usable = _constants(top, scaled[i], say)
+        c, usable = _constants(top, factors[i], say)
         tops[i], floors[i], bases[i] = top, c[0], c[5]
         wide += F(0.0) if usable else F(1.0)
     return wide
@@ -700,14 +700,16 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
         ys[p] = 0 if soft else np.int64(load(at.targets, o + p * of.targets[2], target_kind))
         weights[p] = _row_weight(at, say, first + p, not soft, ys[p])
         scaled[p] = _gradient_weight(at, say, first + p, weights[p])
+        inside = not dense and 0 <= ys[p] < n
+        losses[p] = scaled[p] * (_class_weight(at, ys[p]) if inside else 1.0)
     special = _states(z, n, m, ys, soft, weights, keys, states)
-    if _shifts(keys, scaled, say, m, tops, floors, bases) > ZERO:
+    if _shifts(keys, losses, say, m, tops, floors, bases) > ZERO:
         special = True
         for p in range(m):
-            if not _constants(tops[p], scaled[p], say)[1]:
+            if not _constants(tops[p], losses[p], say)[1]:
                 states[p] = WIDE
                 _empty(z, n, m, p, ys, keys)
-        _shifts(keys, scaled, say, m, tops, floors, bases)
+        _shifts(keys, losses, say, m, tops, floors, bases)
     if dense:
         _block_targets(target_kind, at, of, say, place, ys, soft, m, z, t, masses)
         if special:
@@ -793,7 +795,7 @@ def _set_sums(at, b, total, mass, bad, wide):
     store(at.sums, 4 * b + 3, wide)
 
 
-@called
+@compiled
 def over_classes(kind, target_kind, at, of, say, start, stop, soft, scratch):
     """Compute some blocks of long rows; scratch memory is 12 bytes a class."""
     n = of.classes
@@ -830,7 +832,7 @@ def _workspace(m):
     return integers, doubles, singles, np.empty(m, np.int32), np.empty(m, np.int32)
 
 
-@called
+@compiled
 def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
     """Compute some blocks of neighbouring rows; scratch memory is 8 bytes an element."""
     work = _workspace(of.block)
@@ -847,15 +849,15 @@ def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
 
 
 @plain
-def _is_wide(kind, at, of, say, row, scaled):
+def _is_wide(kind, at, of, say, row, factor):
     """Tell whether the other forms leave a row to `one_by_one`."""
     o, top = row // of.inner * of.logits[0] + row % of.inner * of.logits[2], N(-(2**31))
     for j in range(of.classes):
         top = max(top, key_of(F(widen(load(at.logits, o + j * of.logits[1], kind)))))
-    return not _constants(from_key(top), scaled, say)[1]
+    return not _constants(from_key(top), factor, say)[1]
 
 
-@called
+@compiled
 def one_by_one(kind, target_kind, at, of, say, start, stop, soft, scratch, only_wide):
     """Compute some blocks of rows in float64, or those rows of them that are wide.
 
@@ -865,8 +867,10 @@ def one_by_one(kind, target_kind, at, of, say, start, stop, soft, scratch, only_
         total, total_mass, bad = 0.0, 0.0, -1.0
         for row in range(b * of.block, min((b + 1) * of.block, of.outer * of.inner)):
             y, weight, state = _row_of(kind, target_kind, at, of, say, row, soft)
-            scaled = _gradient_weight(at, say, row, weight)
-            if state == KEPT and not (only_wide and not _is_wide(kind, at, of, say, row, scaled)):
+            factor = _gradient_weight(at, say, row, weight)
+            if not soft and say.smoothing == 0.0 and state == KEPT:
+                factor *= _class_weight(at, y)
+            if state == KEPT and not (only_wide and not _is_wide(kind, at, of, say, row, factor)):
                 place = (row // of.inner, row % of.inner)
                 loss, mass, state = _row_one_by_one(
                     kind, target_kind, at, of, say, place, y, soft, weight, scratch
@@ -879,7 +883,7 @@ def one_by_one(kind, target_kind, at, of, say, start, stop, soft, scratch, only_
         _set_sums(at, b, total, total_mass, bad, 0.0)
 
 
-@called
+@compiled
 def small_mean(kind, logits, targets, gradient, mean, shape, strides, ignore_index, say):
     """Write the mean loss of a small matrix for class indices, and its gradient; return a state.
 
