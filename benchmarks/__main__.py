@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.results import ROOT, read, replace_text, show_progress, write
+
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,11 +41,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="ROWSxCLASSES",
         help="measure this shape (may be repeated) instead of those that there are",
     )
+    rows = commands.add_parser(
+        "rows", help="xent.torch beside torch.nn.functional on large shapes (some minutes)"
+    )
+    rows.add_argument(
+        "--shape", nargs="+", metavar="NAME", help="measure these shapes instead of all"
+    )
+    rows.add_argument("--rounds", type=_rounds, metavar="N", help="how often each has its turn")
+    rows.add_argument(
+        "--json",
+        nargs="?",
+        type=Path,
+        const=RESULTS / "rows.jsonl",
+        metavar="FILE",
+        help="store the figures in FILE, by default benchmarks/results/rows.jsonl",
+    )
+    rows.add_argument(
+        "--quick",
+        action="store_true",
+        help="small shapes, without the kernel's tests: figures to try the command with, no result",
+    )
     options = parser.parse_args(arguments)
     if options.command == "accuracy":
         return _accuracy(page_only=options.page_only)
     if options.command == "losses":
         return _losses(options.shape, store=options.json)
+    if options.command == "rows":
+        return _rows(options.shape, options.rounds, options.json, quick=options.quick)
     parser.print_help()
     return 0
 
@@ -55,6 +80,13 @@ def _shape(text: str) -> tuple[int, int]:
             f"expected ROWSxCLASSES, like 4096x1000: got {text!r}"
         ) from None
     return rows, classes
+
+
+def _rounds(text: str) -> int:
+    rounds = int(text) if text.isdecimal() else 0
+    if not rounds:
+        raise argparse.ArgumentTypeError(f"expected a number of rounds, like 9: got {text!r}")
+    return rounds
 
 
 def _accuracy(*, page_only: bool) -> int:
@@ -85,7 +117,38 @@ def _losses(shapes: list[tuple[int, int]] | None, *, store: bool) -> int:
     show_progress("")
     sys.stdout.write(table(timings))
     if store:
-        write(ROOT / "benchmarks" / "results" / "losses.jsonl", [t.as_dict() for t in timings])
+        write(RESULTS / "losses.jsonl", [t.as_dict() for t in timings])
+    return 0
+
+
+def _rows(names: list[str] | None, rounds: int | None, store: Path | None, *, quick: bool) -> int:
+    from benchmarks.apart import first_calls, peaks
+    from benchmarks.rows import is_proved, shapes_named, time_rows
+    from benchmarks.rows_page import table, target_lines, targets
+
+    if quick and store is not None:
+        sys.stderr.write("--quick makes no result to store: leave out --json\n")
+        return 2
+    try:
+        shapes = shapes_named(names, quick=quick)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if not quick and not is_proved():
+        sys.stderr.write("The kernel's tests do not pass, so its speed says nothing.\n")
+        return 1
+    timings = list(time_rows(shapes, rounds or (3 if quick else None)))
+    peak = [] if quick else peaks([shape.name for shape in shapes])
+    first = [] if quick else first_calls()
+    show_progress("")
+    sys.stdout.write(table(timings, peak))
+    if quick:
+        sys.stdout.write("\n--quick: shapes too small to say anything about speed.\n")
+        return 0
+    reached = targets(timings, peak, first)
+    sys.stdout.write(target_lines(reached))
+    if store is not None:
+        write(store, [m.as_dict() for group in (timings, peak, first, reached) for m in group])
     return 0
 
 

@@ -18,7 +18,9 @@ from typing import Any
 __all__ = ["ROOT", "provenance", "read", "replace_text", "show_progress", "write"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("numpy", "array-api-strict", "torch", "jax", "scipy", "scikit-learn", "mpmath")
+PACKAGES = (
+    "numpy", "array-api-strict", "torch", "numba", "jax", "scipy", "scikit-learn", "mpmath",
+)  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:

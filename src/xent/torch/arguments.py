@@ -118,11 +118,16 @@ def require_tensors(function: str, device: torch.device | None = None, **tensors
             )
         if device is None:
             device = tensor.device
-        elif tensor.device != device:
+        elif tensor.device != device and not (name.endswith("weight") and _is_number(tensor)):
             raise DeviceError(
                 f"{function}(): tensors must be on one device: got {device} and, for {name}, "
                 f"{tensor.device}. Hint: .to({str(device)!r}); a module moves its weights by .to()."
             )
+
+
+def _is_number(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a number on the CPU, which goes with any device."""
+    return tensor.ndim == 0 and tensor.device.type == "cpu"
 
 
 def require_floats(function: str, input: Tensor, name: str = "input") -> None:  # noqa: A002
@@ -158,33 +163,30 @@ def reduction_of(
     reduction: Any,
     *,
     more: tuple[str, ...] = (),
-    stacklevel: int = 3,
 ) -> str:
     """Return the reduction that is meant; the deprecated switches overrule its name."""
     if size_average is not None or reduce is not None:
         summed = reduce is None or reduce
         meant = "none" if not summed else "mean" if size_average in (None, True) else "sum"
-        warnings.warn(
-            f"size_average and reduce are deprecated: write reduction={meant!r}.",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
+        _warn(f"size_average and reduce are deprecated: write reduction={meant!r}.")
         return meant
     if isinstance(reduction, str):
         if reduction in ("mean", "sum", "none", *more):
             return reduction
         if reduction == "elementwise_mean":
-            warnings.warn(
-                "reduction='elementwise_mean' is deprecated: write reduction='mean'.",
-                UserWarning,
-                stacklevel=stacklevel,
-            )
+            _warn("reduction='elementwise_mean' is deprecated: write reduction='mean'.")
             return "mean"
     names = ", ".join(repr(name) for name in ("mean", "sum", "none", *more))
     raise OptionError(
         f"reduction must be one of {names}: got {reduction!r}. "
         "Hint: 'none' returns the loss of each row."
     )
+
+
+def _warn(message: str) -> None:
+    """Warn at the line that called the loss; a compiler cannot record it."""
+    if not torch.compiler.is_compiling():
+        warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def number_of(function: str, name: str, value: Any) -> float:
@@ -304,12 +306,14 @@ def require_class_weight(function: str, weight: Tensor | None, classes: int) -> 
         )
 
 
-def rows_of(function: str, row_weight: Any, shape: tuple[int, ...]) -> Tensor | None:
+def rows_of(
+    function: str, row_weight: Any, shape: tuple[int, ...], device: torch.device
+) -> Tensor | None:
     """Return row weights broadcast to the rows."""
     if row_weight is None:
         return None
     try:
-        return torch.broadcast_to(row_weight, shape)
+        return torch.broadcast_to(row_weight.to(device), shape)
     except RuntimeError:
         raise UnfitShapeError(
             f"{function}(): row_weight must fit the rows, shape {shape}: got shape "
@@ -340,13 +344,17 @@ def same_shape(function: str, input: Tensor, target: Tensor) -> tuple[int, ...]:
 
 
 def entries_of(
-    function: str, name: str, weight: Tensor | None, shape: tuple[int, ...]
+    function: str,
+    name: str,
+    weight: Tensor | None,
+    shape: tuple[int, ...],
+    device: torch.device,
 ) -> Tensor | None:
     """Return weights broadcast to the entries."""
     if weight is None:
         return None
     try:
-        return torch.broadcast_to(weight, shape)
+        return torch.broadcast_to(weight.to(device), shape)
     except RuntimeError:
         raise UnfitShapeError(
             f"{function}(): {name} must fit the input, shape {shape}: got shape "
@@ -354,14 +362,16 @@ def entries_of(
         ) from None
 
 
-def by_label(function: str, weight: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+def by_label(
+    function: str, weight: Tensor | None, shape: tuple[int, ...], device: torch.device
+) -> Tensor | None:
     """Return weights of positives as one vector, which entries run through again and again."""
-    full = entries_of(function, "pos_weight", weight, shape)
+    full = entries_of(function, "pos_weight", weight, shape, device)
     if weight is None or full is None:
         return None
-    if weight.ndim <= 1 and (weight.numel() > 1 or not shape):
-        return weight.reshape(-1)
-    return weight.reshape(1) if weight.numel() == 1 else full.reshape(-1)
+    if weight.ndim <= 1 or weight.numel() == 1:
+        return weight.to(device).reshape(-1)
+    return full.reshape(-1)
 
 
 def check_kl_div(input: Tensor, target: Tensor, log_target: Any) -> None:  # noqa: A002
@@ -387,11 +397,9 @@ def check_kl_div(input: Tensor, target: Tensor, log_target: Any) -> None:  # noq
 
 def warn_of_elementwise_mean() -> None:
     """Say what torch says of a mean of divergence terms."""
-    warnings.warn(
+    _warn(
         "kl_div(reduction='mean') divides by the batch and by the number of classes: write "
-        "'batchmean' for the divergence of the rows, or 'sum' and divide.",
-        UserWarning,
-        stacklevel=3,
+        "'batchmean' for the divergence of the rows, or 'sum' and divide."
     )
 
 

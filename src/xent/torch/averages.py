@@ -11,7 +11,13 @@ import torch
 from torch.autograd import forward_ad
 
 from xent.errors import OptionError, ShapeError
-from xent.losses.autodiff.torch import inspect_targets, softmax_losses, wide_dtype
+from xent.losses.autodiff.torch import (
+    TargetSummary,
+    inspect_targets,
+    small_mean,
+    softmax_losses,
+    wide_dtype,
+)
 from xent.losses.kernels import SoftmaxRows
 from xent.losses.rows import require_number
 from xent.torch.arguments import Tensor, can_look, index_error
@@ -22,12 +28,11 @@ __all__ = [
     "divisor_of_rows",
     "given_divisor",
     "is_differentiated",
+    "look_at_targets",
     "plain_mean",
 ]
 
 Divisor: TypeAlias = float | Tensor
-FEW = 256
-"""Rows whose class indices are looked at as Python numbers, which costs less than a tensor."""
 _HINT = "the mean divides by it: None for torch's own rule, 'weight', 'count' or a positive number."
 
 
@@ -120,32 +125,36 @@ class Mean:
 
 def plain_mean(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:  # noqa: A002
     """Return the mean loss of a float32 matrix of logits for int64 class indices."""
-    count, classes = input.shape
+    if (mean := small_mean(input, target, ignore_index)) is not None:
+        return mean
     rows = SoftmaxRows(input.unsqueeze(2), target.unsqueeze(1), None, None, ignore_index)
-    if 0 < count <= FEW and can_look(target) and not 0 <= ignore_index < classes:
-        indices = target.tolist()
-        if min(indices) >= 0 and max(indices) < classes:
-            return softmax_losses(rows, reduction="sum", scale=1.0 / count)
-    divisor = divisor_of_rows(rows, target, "mean", None)
+    divisor = divisor_of_rows(rows, look_at_targets(rows, target), "mean", None)
     return Mean(divisor, False, torch.float32).of_kernel(softmax_losses, rows, None)
 
 
 # ---- rows over classes ---------------------------------------------------------------------------
 
 
-def divisor_of_rows(rows: SoftmaxRows, target: Tensor, reduction: str, normalizer: Any) -> Any:
-    """Return what the sum over rows is divided by, None for no sum; refuse bad class indices.
+def look_at_targets(rows: SoftmaxRows, target: Tensor) -> TargetSummary | None:
+    """Count and weigh class indices; refuse one that is out of range. None for masses."""
+    if rows.soft:
+        return None
+    classes, weights = rows.logits.shape[1], (rows.class_weight, rows.row_weight)
+    summary = inspect_targets(rows.targets, classes, rows.ignore_index, *weights)
+    if summary.outside >= 0:
+        raise index_error(target, classes, summary.outside)
+    return summary
+
+
+def divisor_of_rows(
+    rows: SoftmaxRows, summary: TargetSummary | None, reduction: str, normalizer: Any
+) -> Any:
+    """Return what the sum over rows is divided by, None for no sum.
 
     torch's own rule: class indices weigh their class's weight, probabilities count rows. Row
     weights multiply both.
     """
     outer, classes, inner = rows.logits.shape
-    summary = None
-    if not rows.soft:
-        weights = (rows.class_weight, rows.row_weight)
-        summary = inspect_targets(rows.targets, classes, rows.ignore_index, *weights)
-        if summary.outside >= 0:
-            raise index_error(target, classes, summary.outside)
     if reduction != "mean":
         return None if reduction == "none" else 1.0
     given = given_divisor(normalizer, rows.logits)

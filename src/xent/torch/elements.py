@@ -20,26 +20,31 @@ STEEPEST = 1e12
 """The largest slope that a clamped logarithm has."""
 
 
-def picked_losses(rows: SoftmaxRows) -> Tensor:
-    """Return −weight·(log-probability of the target) of each row, (outer, inner)."""
+def picked_losses(rows: SoftmaxRows, *, every: bool) -> Tensor:
+    """Return −weight·(log-probability of the target) of each row, (outer, inner).
+
+    `every` promises that each row counts and has its class index in range.
+    """
     wide, (outer, classes, inner) = wide_dtype(rows.logits), rows.logits.shape
-    y = rows.targets
-    kept = y != rows.ignore_index
-    if rows.row_weight is not None:
-        kept = kept & (rows.row_weight != 0)
     if not classes:  # every row is ignored, or the caller has raised
         return rows.logits.sum(1).to(wide)
-    inside = (y >= 0) & (y < classes)
-    y = torch.where(inside, y, 0)
+    y, kept, bad = rows.targets, None, None
+    if not every:
+        kept = y != rows.ignore_index
+        if rows.row_weight is not None:
+            kept = kept & (rows.row_weight != 0)
+        inside = (y >= 0) & (y < classes)
+        y, bad = torch.where(inside, y, 0), kept & ~inside
     losses = -rows.logits.gather(1, y[:, None]).reshape(outer, inner).to(wide)
     if rows.class_weight is not None:
         by_class = rows.class_weight.to(wide)[y]
         losses = torch.where(by_class != 0, losses * by_class, 0.0)
     if rows.row_weight is not None:
         losses = losses * rows.row_weight.to(wide)
+    if kept is None or bad is None:
+        return losses
     # Multiplied, not selected, so that the derivative of a bad row is NaN too.
-    losses = losses * torch.where(kept & ~inside, math.nan, 1.0)
-    return torch.where(kept, losses, 0.0)
+    return torch.where(kept, losses * torch.where(bad, math.nan, 1.0), 0.0)
 
 
 def binary_losses(q: Tensor, t: Tensor, weight: Tensor | None, clamp: float | None) -> Tensor:

@@ -17,7 +17,13 @@ from xent.losses.rows import require_number
 from xent.losses.softmax import softmax_statistics
 from xent.torch import arguments as read
 from xent.torch.arguments import Tensor
-from xent.torch.averages import Mean, divisor_of_entries, divisor_of_rows, plain_mean
+from xent.torch.averages import (
+    Mean,
+    divisor_of_entries,
+    divisor_of_rows,
+    look_at_targets,
+    plain_mean,
+)
 from xent.torch.elements import binary_losses, divergences, picked_losses
 
 __all__ = [
@@ -187,7 +193,7 @@ def cross_entropy(
     read.require_floats(name, input)
     outer, classes, inner = read.folded(shape)
     read.require_class_weight(name, weight, classes)
-    by_row = read.rows_of(name, row_weight, rows_shape)
+    by_row = read.rows_of(name, row_weight, rows_shape, input.device)
     logits = input.reshape(outer, classes, inner)
     rows = SoftmaxRows(
         logits,
@@ -211,7 +217,7 @@ def cross_entropy(
         require_number("z_loss", z_loss, 0.0, 2.0**40, "it weighs logsumexp²."),
     )
     mean = Mean(
-        divisor_of_rows(rows, target, how, normalizer),
+        divisor_of_rows(rows, look_at_targets(rows, target), how, normalizer),
         read.zero_if_empty(empty),
         out_dtype
         or (read.result_dtype(input, target, weight) if soft else read.result_dtype(input)),
@@ -295,7 +301,7 @@ def nll_loss(
     read.require_floats(name, input)
     outer, classes, inner = read.folded(tuple(input.shape))
     read.require_class_weight(name, weight, classes)
-    by_row = read.rows_of(name, row_weight, rows_shape)
+    by_row = read.rows_of(name, row_weight, rows_shape, input.device)
     rows = SoftmaxRows(
         input.reshape(outer, classes, inner),
         read.class_indices(name, target, (outer, inner)),
@@ -303,12 +309,16 @@ def nll_loss(
         None if by_row is None else by_row.reshape(outer, inner),
         ignored,
     )
+    summary = look_at_targets(rows, target)
     mean = Mean(
-        divisor_of_rows(rows, target, how, normalizer),
+        divisor_of_rows(rows, summary, how, normalizer),
         read.zero_if_empty(empty),
         out_dtype or read.result_dtype(input),
     )
-    return mean.of_losses(picked_losses(rows)).reshape(rows_shape if how == "none" else ())
+    every = summary is not None and type(summary.kept) is int and summary.kept == outer * inner
+    return mean.of_losses(picked_losses(rows, every=every)).reshape(
+        rows_shape if how == "none" else ()
+    )
 
 
 @read.not_scriptable
@@ -399,7 +409,7 @@ def binary_cross_entropy(
             f"{target.dtype}. Hint: .to(input.dtype)."
         )
     read.require_floats(name, input)
-    each = read.entries_of(name, "weight", weight, shape)
+    each = read.entries_of(name, "weight", weight, shape, input.device)
     if clamp is not None:
         clamp = require_number("clamp", clamp, -1e30, -1e-30, "None leaves the logarithms.")
     mean = Mean(
@@ -498,11 +508,11 @@ def binary_cross_entropy_with_logits(
             f"{name}(): targets must have a float dtype: got {target.dtype}. "
             "Hint: .to(input.dtype)."
         )
-    each = read.entries_of(name, "weight", weight, shape)
+    each = read.entries_of(name, "weight", weight, shape, input.device)
     rows = EntryRows(
         input.reshape(-1),
         target.reshape(-1),
-        read.by_label(name, pos_weight, shape),
+        read.by_label(name, pos_weight, shape, input.device),
         None if each is None else each.reshape(-1),
         read.smoothing_of(name, label_smoothing),
     )

@@ -47,7 +47,7 @@ class _Options:
         refuse_scripting(type(self).__name__)
 
 
-class CrossEntropyLoss(_Options, torch.nn.CrossEntropyLoss):  # type: ignore[misc]
+class CrossEntropyLoss(_Options, torch.nn.CrossEntropyLoss):
     """`cross_entropy` as a module; a drop-in for `torch.nn.CrossEntropyLoss`.
 
     Parameters
@@ -125,7 +125,7 @@ class CrossEntropyLoss(_Options, torch.nn.CrossEntropyLoss):  # type: ignore[mis
         )
 
 
-class NLLLoss(_Options, torch.nn.NLLLoss):  # type: ignore[misc]
+class NLLLoss(_Options, torch.nn.NLLLoss):
     """`nll_loss` as a module; a drop-in for `torch.nn.NLLLoss`.
 
     Parameters
@@ -178,7 +178,7 @@ class NLLLoss(_Options, torch.nn.NLLLoss):  # type: ignore[misc]
         )
 
 
-class BCELoss(_Options, torch.nn.BCELoss):  # type: ignore[misc]
+class BCELoss(_Options, torch.nn.BCELoss):
     """`binary_cross_entropy` as a module; a drop-in for `torch.nn.BCELoss`.
 
     Parameters
@@ -233,7 +233,7 @@ class BCELoss(_Options, torch.nn.BCELoss):  # type: ignore[misc]
         )
 
 
-class BCEWithLogitsLoss(_Options, torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]
+class BCEWithLogitsLoss(_Options, torch.nn.BCEWithLogitsLoss):
     """`binary_cross_entropy_with_logits` as a module; for `torch.nn.BCEWithLogitsLoss`.
 
     Parameters
@@ -298,7 +298,7 @@ class BCEWithLogitsLoss(_Options, torch.nn.BCEWithLogitsLoss):  # type: ignore[m
         )
 
 
-class KLDivLoss(_Options, torch.nn.KLDivLoss):  # type: ignore[misc]
+class KLDivLoss(_Options, torch.nn.KLDivLoss):
     """`kl_div` as a module; a drop-in for `torch.nn.KLDivLoss`.
 
     Parameters

@@ -64,6 +64,8 @@ def _hindrance(rows: SoftmaxRows | EntryRows, logits: Tensor) -> str | None:
         return "forward-mode differentiation is active, and it differentiates the definition"
     if torch.compiler.is_compiling():
         return _asks_for_more(rows)
+    if torch.jit.is_tracing():
+        return "torch.jit.trace records operations, and no kernel is one that it knows"
     if not isinstance(logits, _PLAIN) or logits.layout is not torch.strided:
         return f"it takes plain dense tensors, and the logits are of {type(logits).__name__}"
     if type(logits) not in _PLAIN and not _is_fake(logits):
@@ -201,6 +203,11 @@ class _SummedOnCPU(torch.autograd.Function):
         if torch.is_grad_enabled():
             rows = ctx.rows.with_arrays(ctx.saved_tensors)
             return _differentiably(rows, cotangent * ctx.scale, "sum"), *_NOTHING
+        if _transforms() > 0:  # many upstream gradients at once, none of which can be looked at
+            rows = ctx.rows.with_arrays(ctx.saved_tensors)
+            gradient = _new_gradient(rows.logits)
+            ctx.call(rows, gradient=gradient, scale=ctx.scale)
+            return gradient * cotangent, *_NOTHING
         gradient, ctx.stash = ctx.stash, None
         factor = cotangent.item()
         if gradient is None or factor != 1.0:
@@ -223,7 +230,12 @@ class _SmallMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.stash = ctx.stash, None
-        if gradient is None or torch.is_grad_enabled() or cotangent.item() != 1.0:
+        if _transforms() > 0 and not torch.is_grad_enabled():
+            logits, targets = ctx.saved_tensors
+            gradient, mean = torch.empty(logits.shape), torch.empty(())
+            dispatch.cpu_rows().small_mean(logits, targets, gradient, mean, ctx.ignore_index)
+            gradient = gradient * cotangent
+        elif gradient is None or torch.is_grad_enabled() or cotangent.item() != 1.0:
             logits, targets = ctx.saved_tensors
             rows = SoftmaxRows(
                 logits.unsqueeze(2), targets.unsqueeze(1), ignore_index=ctx.ignore_index
@@ -256,6 +268,10 @@ class _RowsOnCPU(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiably(rows, cotangent, "none"), *_NOTHING[1:]
         gradient = _new_gradient(rows.logits)
+        if _transforms() > 0:
+            ctx.call(rows, gradient=gradient)
+            each = cotangent if gradient.ndim == 1 else cotangent.unsqueeze(1)
+            return (gradient * each).to(gradient.dtype), *_NOTHING[1:]
         ctx.call(rows, gradient=gradient, cotangent=_contiguous(cotangent))
         return gradient, *_NOTHING[1:]
 
@@ -475,6 +491,8 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
         or torch.autograd.forward_ad._current_level >= 0
         or torch.compiler.is_compiling()
         or logits.is_neg()
+        or torch.jit.is_tracing()
+        or not -(2**62) < ignore_index < 2**62
         or not dispatch.NUMBA
     ):
         return None

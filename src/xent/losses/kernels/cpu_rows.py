@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent.arrays import sum_accurately
 from xent.losses.kernels import EntryRows, SoftmaxRows, numba_entries, numba_rows, threads
 from xent.losses.kernels.numba_arithmetic import LN2, LN2_REST
 from xent.losses.kernels.numba_rows import Addresses, Layout, Options
@@ -129,20 +128,11 @@ def softmax(
             plan.form(*arguments)
 
     threads.run(compute, plan.blocks, math.prod(shape))
-    if plan.blocks > 1:
-        wide = np.flatnonzero(sums[:, 3])
-        if wide.size:
-            _add_wide_rows(kinds, at, plan, say, sums, wide, soft)
-        bad = sums[sums[:, 2] >= 0, 2]
-        return RowSums(*_added(sums), int(bad.min()) if bad.size else -1)
-    if sums[0, 3]:
-        _add_wide_rows(kinds, at, plan, say, sums, [0], soft)
-    total, total_mass, first_bad, _ = sums[0].tolist()
-    return RowSums(total, total_mass, int(first_bad))
-
-
-SMALL = 2048
-"""Entries of a matrix that `small_mean` takes."""
+    total, total_mass, bad, wide = numba_rows.totals(sums.ctypes.data, plan.blocks)
+    if wide:
+        _add_wide_rows(kinds, at, plan, say, sums, np.flatnonzero(sums[:, 3]), soft)
+        total, total_mass, bad, _ = numba_rows.totals(sums.ctypes.data, plan.blocks)
+    return RowSums(total, total_mass, int(bad))
 
 
 def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index: int) -> bool:
@@ -165,13 +155,6 @@ def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index
         say,
     )
     return bool(state == numba_rows.KEPT)
-
-
-def _added(sums: Any) -> tuple[float, float]:
-    """Add the first two columns over blocks, by a fixed tree; an infinite loss is no mistake."""
-    with np.errstate(invalid="ignore"):
-        total, mass = np.asarray(sum_accurately(np, sums[:, :2].T)).tolist()
-    return total, mass
 
 
 class _Plan(NamedTuple):
@@ -286,7 +269,7 @@ def sigmoid(
     if not count:
         return RowSums(0.0, 0.0, -1)
     blocks = -(-count // numba_entries.BLOCK)
-    sums = np.empty((blocks, 3))
+    sums = np.zeros((blocks, 4))
     at = numba_entries.EntryAddresses(
         *map(_address, (*rows.arrays(), cotangent, losses, gradient, sums))
     )
@@ -299,5 +282,5 @@ def sigmoid(
         )
 
     threads.run(compute, blocks, count)
-    bad = sums[sums[:, 2] >= 0, 2]
-    return RowSums(*_added(sums), int(bad.min()) if bad.size else -1)
+    total, weight, bad, _ = numba_rows.totals(sums.ctypes.data, blocks)
+    return RowSums(total, weight, int(bad))

@@ -37,7 +37,7 @@ class EntryAddresses(NamedTuple):
     cotangent: int  # float64
     losses: int  # float64
     gradient: int
-    sums: int  # float64 (blocks, 3): Σ weight·loss, Σ weight, the first NaN or −1
+    sums: int  # float64 (blocks, 4): Σ weight·loss, Σ weight, the first NaN or −1, 0
 
 
 bare = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -84,6 +84,6 @@ def sigmoid_entries(kind, target_kind, at, count, labels, smoothing, scale, star
             total_weight += weight
             if np.isnan(z) and weight != 0.0 and bad < 0.0:
                 bad = np.float64(i)
-        store(at.sums, 3 * b, total)
-        store(at.sums, 3 * b + 1, total_weight)
-        store(at.sums, 3 * b + 2, bad)
+        store(at.sums, 4 * b, total)
+        store(at.sums, 4 * b + 1, total_weight)
+        store(at.sums, 4 * b + 2, bad)

@@ -50,6 +50,7 @@ __all__ = [
     "over_classes",
     "over_positions",
     "small_mean",
+    "totals",
 ]
 
 CHUNK = 512
@@ -65,8 +66,8 @@ CONFIDENT = 2.0**-16
 LIFT = F(64.0)
 """Powers of two by which exponentials are raised, so that what is tiny beside the likeliest class
 keeps its digits: a subnormal loss, a normal gradient under a large weight."""
-LEAST = 2.0**-40
-"""A weight under which the factor of a lifted gradient could be subnormal."""
+TINY, DOWN = 2.0**-100, F(2.0**-64)
+"""A factor of lifted exponentials that could be subnormal; they are first let down by the other."""
 
 KEPT, SKIPPED, OUTSIDE, WIDE, BAD = range(5)
 """What becomes of a row: computed; not looked at; its target is out of range; left to
@@ -157,14 +158,22 @@ def _report(at, row, loss, mass, lse):
 
 
 @plain
-def _constants(top, weight, say):
+def _constants(top, say):
     """Return what `exp_single` wants to know of a row with that maximum, and if it will do."""
     biased = fma(top, say.periods, MAGIC)
     turns = biased - MAGIC
-    usable = abs(turns) < LARGEST and (weight == 0.0 or abs(weight) >= LEAST)  # false for NaN
+    usable = abs(turns) < LARGEST  # false for NaN
     floor = (turns - (F(127.25) + LIFT)) * say.high
     base = N(bits_of(biased) - (N(127) + N(LIFT)))
     return (floor, say.periods, say.high, say.low, say.inverse, base), usable
+
+
+@plain
+def _let_down(e, o, n, step, factor):
+    """Divide lifted exponentials by a power of two, and multiply their factor by it."""
+    for j in range(n):
+        store(e, o + j * step, load(e, o + j * step, ZERO) * DOWN)
+    return factor / np.float64(DOWN)
 
 
 @plain
@@ -327,7 +336,7 @@ def _row_over_classes(kind, target_kind, at, of, say, row, y, soft, weight, scra
     scaled = _gradient_weight(at, say, row, weight)
     top = F(from_key(_max_key(kind, z, o, n)))
     dense = soft or say.smoothing != 0.0
-    c, usable = _constants(top, scaled if dense else scaled * _class_weight(at, y), say)
+    c, usable = _constants(top, say)
     if not usable:
         return 0.0, 0.0, WIDE, waiting
     # Two rows of exponentials take turns; the targets' masses are third.
@@ -357,6 +366,8 @@ def _row_over_classes(kind, target_kind, at, of, say, row, y, soft, weight, scra
             factor = scaled * mass * (1.0 + 2.0 * say.z_loss * lse) / whole
             e_y = np.float64(exp_single(z_y, c))
             slope = scaled / whole * _plain_slope(mass, others, most, e_y, lse, say)
+            if 0.0 < abs(factor) < TINY:
+                factor = _let_down(e, 0, n, 1, factor)
             waiting = (e, g, og, y, F(factor), F(slope))
     if say.z_loss != 0.0:
         loss += say.z_loss * mass * lse * lse
@@ -503,12 +514,12 @@ def _tops(z, n, m, keys):
 
 
 @summing
-def _shifts(keys, factors, say, m, tops, floors, bases):
+def _shifts(keys, say, m, tops, floors, bases):
     """Do what `_constants` does, for each position; count those that are wide."""
     wide = ZERO
     for i in range(m):
         top = from_key(keys[i])
-        c, usable = _constants(top, factors[i], say)
+        c, usable = _constants(top, say)
         tops[i], floors[i], bases[i] = top, c[0], c[5]
         wide += F(0.0) if usable else F(1.0)
     return wide
@@ -617,7 +628,7 @@ def _block_surprise(at, z, t, tops, n, m, surprise, mass):
 def _block_losses(at, say, m, others, e_tops, lses, masses, surprise, e_y, scaled, losses, factors):
     """Make losses and what the gradients need; `lses` holds the maxima and becomes log-sum-exps.
 
-    `e_y` becomes the gradient at a class index.
+    `e_y` becomes the gradient at a class index, `surprise` the factor of the others.
     """
     for i in range(m):
         log_sum = log1p_single(others[i] / np.float64(e_tops[i]))
@@ -628,7 +639,8 @@ def _block_losses(at, say, m, others, e_tops, lses, masses, surprise, e_y, scale
         weight = scaled[i] / (say.temperature * (others[i] + np.float64(e_tops[i])))
         slope = _plain_slope(masses[i], others[i], np.float64(e_tops[i]), e_y[i], lse, say)
         e_y[i] = weight * slope
-        factors[i] = F(weight * masses[i] * (1.0 + 2.0 * say.z_loss * lse))
+        surprise[i] = weight * masses[i] * (1.0 + 2.0 * say.z_loss * lse)
+        factors[i] = F(surprise[i])
 
 
 @plain
@@ -700,16 +712,14 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
         ys[p] = 0 if soft else np.int64(load(at.targets, o + p * of.targets[2], target_kind))
         weights[p] = _row_weight(at, say, first + p, not soft, ys[p])
         scaled[p] = _gradient_weight(at, say, first + p, weights[p])
-        inside = not dense and 0 <= ys[p] < n
-        losses[p] = scaled[p] * (_class_weight(at, ys[p]) if inside else 1.0)
     special = _states(z, n, m, ys, soft, weights, keys, states)
-    if _shifts(keys, losses, say, m, tops, floors, bases) > ZERO:
+    if _shifts(keys, say, m, tops, floors, bases) > ZERO:
         special = True
         for p in range(m):
-            if not _constants(tops[p], losses[p], say)[1]:
+            if not _constants(tops[p], say)[1]:
                 states[p] = WIDE
                 _empty(z, n, m, p, ys, keys)
-        _shifts(keys, losses, say, m, tops, floors, bases)
+        _shifts(keys, say, m, tops, floors, bases)
     if dense:
         _block_targets(target_kind, at, of, say, place, ys, soft, m, z, t, masses)
         if special:
@@ -724,7 +734,7 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
             surprise[p] = masses[p] * gap if masses[p] != 0.0 else 0.0
     for p in range(m):
         lses[p] = np.float64(tops[p])
-    c, _ = _constants(ZERO, 0.0, say)
+    c, _ = _constants(ZERO, say)
     _block_exponentials(z, n, m, floors, bases, c, _next_block(at, of, place, m))
     _block_sums(z, n, m, tops, floors, bases, c, others)
     for p in range(m):
@@ -755,6 +765,9 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
         if dense:
             _block_soft_slopes(at, z, t, say, m, n, tops, others, lses, masses, scaled)
         else:
+            for p in range(m):
+                if 0.0 < abs(surprise[p]) < TINY and states[p] == KEPT:
+                    factors[p] = F(_let_down(z, p, n, m, surprise[p]))
             _block_scaled(z, n, m, factors)
             for p in range(m):
                 store(z, ys[p] * m + p, F(e_y[p]))
@@ -833,6 +846,33 @@ def _workspace(m):
 
 
 @compiled
+def totals(sums, blocks):
+    """Add the sums of blocks, in their order and with the rounding errors beside them.
+
+    Returns Σ weight·loss, Σ weight·mass, the first bad row or −1, and how many rows are wide.
+    """
+    loss, loss_low, mass, mass_low, bad, wide = 0.0, 0.0, 0.0, 0.0, -1.0, 0.0
+    for b in range(blocks):
+        loss, low = _added(loss, load(sums, 4 * b, 1.0))
+        loss_low += low
+        mass, low = _added(mass, load(sums, 4 * b + 1, 1.0))
+        mass_low += low
+        own = load(sums, 4 * b + 2, 1.0)
+        bad = own if own >= 0.0 and (bad < 0.0 or own < bad) else bad
+        wide += load(sums, 4 * b + 3, 1.0)
+    return loss + loss_low, mass + mass_low, bad, wide
+
+
+@plain
+def _added(a, b):
+    """Return a + b and its rounding error (TwoSum); 0 for that of an infinite sum."""
+    total = a + b
+    part = total - a
+    low = (a - (total - part)) + (b - part)
+    return total, low if abs(low) < np.inf else 0.0
+
+
+@compiled
 def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
     """Compute some blocks of neighbouring rows; scratch memory is 8 bytes an element."""
     work = _workspace(of.block)
@@ -849,12 +889,12 @@ def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
 
 
 @plain
-def _is_wide(kind, at, of, say, row, factor):
+def _is_wide(kind, at, of, say, row):
     """Tell whether the other forms leave a row to `one_by_one`."""
     o, top = row // of.inner * of.logits[0] + row % of.inner * of.logits[2], N(-(2**31))
     for j in range(of.classes):
         top = max(top, key_of(F(widen(load(at.logits, o + j * of.logits[1], kind)))))
-    return not _constants(from_key(top), factor, say)[1]
+    return not _constants(from_key(top), say)[1]
 
 
 @compiled
@@ -867,10 +907,7 @@ def one_by_one(kind, target_kind, at, of, say, start, stop, soft, scratch, only_
         total, total_mass, bad = 0.0, 0.0, -1.0
         for row in range(b * of.block, min((b + 1) * of.block, of.outer * of.inner)):
             y, weight, state = _row_of(kind, target_kind, at, of, say, row, soft)
-            factor = _gradient_weight(at, say, row, weight)
-            if not soft and say.smoothing == 0.0 and state == KEPT:
-                factor *= _class_weight(at, y)
-            if state == KEPT and not (only_wide and not _is_wide(kind, at, of, say, row, factor)):
+            if state == KEPT and not (only_wide and not _is_wide(kind, at, of, say, row)):
                 place = (row // of.inner, row % of.inner)
                 loss, mass, state = _row_one_by_one(
                     kind, target_kind, at, of, say, place, y, soft, weight, scratch

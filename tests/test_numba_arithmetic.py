@@ -1,0 +1,459 @@
+"""The arithmetic of the CPU kernels against arithmetic that is wider than it."""
+
+from __future__ import annotations
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from xent.losses.kernels.numba_arithmetic import (
+    LN2,
+    LN2_REST,
+    MAGIC,
+    PERIODS,
+    bits_of,
+    exp_double,
+    exp_single,
+    fence,
+    fma,
+    from_key,
+    key_of,
+    load,
+    log1p_double,
+    log1p_single,
+    narrow,
+    prefetch,
+    store,
+    stream,
+    transpose,
+    widen,
+)
+
+F, N = np.float32, np.int32
+KINDS = {
+    "float32": (np.float32(0), np.float32),
+    "float64": (np.float64(0), np.float64),
+    "bfloat16": (np.uint16(0), np.uint16),
+    "float16": (np.int16(0), np.int16),
+    "int64": (np.int64(0), np.int64),
+}
+
+
+def over(function):
+    """Compile a loop of a function over an array: the loop is what LLVM turns into vectors."""
+
+    @njit
+    def loop(x, out):
+        for i in range(x.size):
+            out[i] = function(x[i])
+
+    def call(x, dtype=None):
+        out = np.empty(x.shape, dtype or x.dtype)
+        loop(x, out)
+        return out
+
+    return call
+
+
+# ---- float32's exponential ---------------------------------------------------------------------
+
+
+@njit
+def _exp_single(z, c, out):
+    for i in range(z.size):
+        out[i] = exp_single(z[i], c)
+
+
+def constants(temperature, shift):
+    """Return what `exp_single` asks for, as its docstring says."""
+    high = F(temperature * LN2)
+    base = N((MAGIC + F(shift)).view(np.int32) - N(127))
+    return (
+        F(F(shift - 127.25) * high),
+        F(1.0 / (temperature * LN2)),
+        high,
+        F((temperature * LN2 - float(high)) + temperature * LN2_REST),
+        F(1.0 / temperature),
+        base,
+    )
+
+
+def single(z, temperature=1.0, shift=0):
+    out = np.empty(z.shape, np.float32)
+    _exp_single(np.asarray(z, np.float32), constants(temperature, shift), out)
+    return out
+
+
+def wide(z, temperature, shift):
+    """Return exp(z/T)·2^−N in float64, whose error of 2^18·2^−52 is 0.001 ulp of float32."""
+    return np.exp(z.astype(np.float64) / temperature - shift * LN2)
+
+
+SHIFTS = [0, 1, -1, 64, -64, 100, -1000, 12345, 2**17, -(2**17), 2**18 - 1, -(2**18)]
+TEMPERATURES = [1.0, 0.7, 7.3, 1.0 / 3.0, 1e-12, 1e12, 3.0000001]
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_exp_single_is_right_to_a_bit_more_than_an_ulp_over_its_whole_range(temperature, shift):
+    generator = np.random.default_rng(abs(shift) + 1)
+    turns = np.concatenate(
+        [
+            generator.uniform(shift - 126.0, shift + 127.4, 20_000),
+            shift + np.linspace(-1.0, 1.0, 2001),
+            shift + np.arange(-125, 127) + 0.5,
+        ]
+    )
+    z = (turns * LN2 * temperature).astype(np.float32)
+    truth = wide(z, temperature, shift)
+    z, truth = (a[(truth >= 2.0**-126) & (truth < 2.0**128)] for a in (z, truth))
+    assert z.size > 100
+    error = np.abs(single(z, temperature, shift) - truth) / np.spacing(truth.astype(np.float32))
+    assert error.max() <= 1.25
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 7.3, 1e-12, 1e12])
+@pytest.mark.parametrize("shift", [0, 64, -1000, 2**18])
+def test_exp_single_ends_in_zero_and_never_in_anything_else(temperature, shift):
+    turns = shift - np.concatenate([np.linspace(126, 200, 5000), np.geomspace(200, 2**20, 1000)])
+    z = (turns * LN2 * temperature).astype(np.float32)
+    got, truth = single(z, temperature, shift), wide(z, temperature, shift)
+    assert np.all(got >= 0.0)
+    assert np.all(got[truth < 2.0**-127.5] == 0.0)
+    assert np.all(np.abs(got - truth) <= 2.0**-126)
+    assert np.all(np.diff(got) <= 2.0**-148)  # an ulp of rounding
+
+
+def test_exp_single_of_masked_and_far_logits_is_zero_and_of_nan_nan():
+    nan = np.array([0x7FC00000, 0xFFC00000, 0x7F800001], np.uint32).view(np.float32)
+    for shift in (0, -(2**18), 2**18):
+        far = np.array([-np.inf, -3e38, -1e30, -1e10], np.float32)
+        np.testing.assert_array_equal(single(far, 1.0, shift), 0.0)
+        assert np.all(np.isnan(single(nan, 1.0, shift)))
+
+
+def test_exp_single_of_zero_is_one():
+    np.testing.assert_array_equal(single(np.array([0.0, -0.0, 1e-40, -1e-40])), 1.0)
+
+
+def test_the_bits_of_exp_single_do_not_depend_on_how_many_are_computed_together():
+    z = np.random.default_rng(0).uniform(-150.0, 80.0, 257).astype(np.float32)
+    together = single(z, 0.7, 3)
+    for start, stop in ((0, 1), (1, 2), (3, 10), (1, 16), (5, 38), (200, 257)):
+        alone = single(z[start:stop], 0.7, 3)
+        np.testing.assert_array_equal(alone.view(np.int32), together[start:stop].view(np.int32))
+
+
+# ---- float64's exponential and logarithms ---------------------------------------------------------
+
+many_exp = over(exp_double)
+many_log1p = over(log1p_double)
+many_short_log1p = over(log1p_single)
+
+
+def ulps_of(got, x, function):
+    """Return the worst error in units of the last place of float64, by mpmath."""
+    worst = 0.0
+    with mp.workprec(160):
+        for value, at in zip(got, x, strict=True):
+            truth = function(mp.mpf(float(at)))
+            unit = float(np.spacing(float(truth)))
+            worst = max(worst, float(abs(mp.mpf(float(value)) - truth) / unit))
+    return worst
+
+
+def test_exp_double_is_right_to_an_ulp():
+    generator = np.random.default_rng(1)
+    x = np.concatenate(
+        [
+            generator.uniform(-708.0, 709.0, 4000),
+            generator.uniform(-2.0, 2.0, 3000),
+            np.arange(-1020, 1020) * LN2 + LN2 / 2,
+            np.geomspace(1e-300, 1.0, 200),
+            -np.geomspace(1e-300, 1.0, 200),
+        ]
+    )
+    assert ulps_of(many_exp(x), x, mp.exp) <= 1.0
+
+
+def test_exp_double_rounds_a_subnormal_result_once():
+    x = np.random.default_rng(2).uniform(-745.2, -708.0, 4000)
+    assert ulps_of(many_exp(x), x, mp.exp) <= 1.0
+
+
+def test_exp_double_of_special_numbers():
+    x = np.array([0.0, -0.0, -746.0, -760.0, -1e308, -np.inf, np.nan, -np.nan])
+    np.testing.assert_array_equal(many_exp(x), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, np.nan, np.nan])
+
+
+REMAINDERS = np.concatenate(
+    [
+        np.random.default_rng(3).uniform(0.0, 4.0, 4000),
+        np.geomspace(1e-300, 1e300, 3000),
+        2.0 ** np.arange(-60, 60) - 1.0 + 2.0**-60,
+        np.sqrt(2.0) * 2.0 ** np.arange(0, 60) - 1.0,  # where 1 + f turns over
+        np.nextafter(np.sqrt(2.0) * 2.0 ** np.arange(0, 60), 0.0) - 1.0,
+        np.linspace(0.0, 2.0**-16, 500),
+        [5e-324, 1e-310, 1.7e308],
+    ]
+)
+REMAINDERS = REMAINDERS[REMAINDERS >= 0]
+
+
+def test_log1p_double_is_right_to_two_ulp():
+    x = REMAINDERS[REMAINDERS > 0]
+    assert ulps_of(many_log1p(x), x, mp.log1p) <= 2.0
+
+
+def test_log1p_of_special_numbers():
+    x = np.array([0.0, np.inf, np.nan, -np.nan])
+    np.testing.assert_array_equal(many_log1p(x), [0.0, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(many_short_log1p(x), [0.0, np.nan, np.nan, np.nan])
+
+
+def test_log1p_single_is_right_to_a_billionth():
+    # NumPy's own log1p, right to an ulp of float64, is exact enough for that.
+    x = REMAINDERS[(REMAINDERS <= 2.0**20) & (REMAINDERS > 0)]
+    x = np.concatenate([x, np.random.default_rng(4).uniform(0.0, 2.0**20, 100_000)])
+    assert np.max(np.abs(many_short_log1p(x) / np.log1p(x) - 1.0)) <= 1e-9
+
+
+# ---- order ----------------------------------------------------------------------------------------
+
+keys_of = over(key_of)
+from_keys = over(from_key)
+BITS = np.concatenate(
+    [
+        np.random.default_rng(5).integers(0, 2**32, 100_000, np.uint32),
+        np.arange(2**16, dtype=np.uint32) << np.uint32(16),
+        np.array([0, 1, 0x80000000, 0x80000001, 0x7F800000, 0xFF800000, 0x7F7FFFFF], np.uint32),
+    ]
+)
+
+
+def test_keys_order_like_the_numbers_and_nan_beyond_them():
+    x = BITS.view(np.float32)
+    numbers, nan = x[~np.isnan(x)], x[np.isnan(x)]
+    by_key = numbers[np.argsort(keys_of(numbers, np.int32))]
+    assert np.all(by_key[:-1] <= by_key[1:])
+    lowest, highest = keys_of(np.array([-np.inf, np.inf], np.float32), np.int32)
+    beyond = keys_of(nan, np.int32)
+    np.testing.assert_array_equal(np.signbit(nan), beyond < lowest)
+    np.testing.assert_array_equal(~np.signbit(nan), beyond > highest)
+
+
+def test_a_key_gives_its_number_back_to_the_bit():
+    x = BITS.view(np.float32)
+    back = from_keys(keys_of(x, np.int32), np.float32)
+    np.testing.assert_array_equal(back.view(np.uint32), BITS)
+
+
+def test_bits_come_and_go_unchanged():
+    there = over(bits_of)(BITS.view(np.float32), np.int32)
+    np.testing.assert_array_equal(there.view(np.uint32), BITS)
+    back = over(bits_of)(there, np.float32)
+    np.testing.assert_array_equal(back.view(np.uint32), BITS)
+    x = np.random.default_rng(6).standard_normal(100)
+    np.testing.assert_array_equal(over(bits_of)(x, np.int64), x.view(np.int64))
+
+
+def test_fma_rounds_once():
+    @njit
+    def f(a, b, c):
+        return fma(a, b, c)
+
+    for a, b, c in ((1 + 2.0**-30, 1 - 2.0**-30, -1.0), (0.1, 10.0, -1.0), (LN2, PERIODS, -1.0)):
+        with mp.workprec(300):
+            truth = float(mp.mpf(a) * mp.mpf(b) + mp.mpf(c))
+        assert f(a, b, c) == truth
+        assert truth != a * b + c  # it does matter
+    assert f(F(1 + 2.0**-20), F(1 - 2.0**-20), F(-1.0)) == F(-(2.0**-40))
+
+
+# ---- half types -------------------------------------------------------------------------------------
+
+EVERY_WORD = np.arange(2**16, dtype=np.uint32).astype(np.uint16)
+TAILS = np.array([0, 1, 0x0FFF, 0x1000, 0x1001, 0x1FFF, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+SINGLES = np.concatenate(
+    [
+        ((EVERY_WORD.astype(np.uint32) << np.uint32(16))[:, None] | TAILS).ravel(),
+        np.random.default_rng(7).integers(0, 2**32, 300_000, np.uint32),
+    ]
+).view(np.float32)
+"""Every sign, exponent and leading fraction that float32 has, with the tails that decide a rounding."""
+
+
+def assert_same_words(got, truth, is_nan):
+    """Compare bit patterns; NaN may be any NaN."""
+    numbers = ~is_nan
+    np.testing.assert_array_equal(got[numbers], truth[numbers])
+
+
+def narrowed(x, kind):
+    kind, dtype = KINDS[kind]
+
+    @njit
+    def loop(x, out):
+        for i in range(x.size):
+            out[i] = narrow(x[i], kind)
+
+    out = np.empty(x.shape, dtype)
+    loop(x, out)
+    return out
+
+
+def test_every_bfloat16_widens_exactly():
+    got = over(widen)(EVERY_WORD, np.float32)
+    truth = torch.from_numpy(EVERY_WORD.view(np.int16)).view(torch.bfloat16).float().numpy()
+    assert_same_words(got.view(np.uint32), truth.view(np.uint32), np.isnan(truth))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(truth))
+
+
+def test_every_float16_widens_exactly():
+    got = over(widen)(EVERY_WORD.view(np.int16), np.float32)
+    truth = EVERY_WORD.view(np.float16).astype(np.float32)
+    assert_same_words(got.view(np.uint32), truth.view(np.uint32), np.isnan(truth))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(truth))
+
+
+def test_wide_types_and_integers_widen_as_they_are():
+    x = np.random.default_rng(8).standard_normal(50)
+    np.testing.assert_array_equal(over(widen)(x), x)
+    np.testing.assert_array_equal(over(widen)(x.astype(np.float32)), x.astype(np.float32))
+    whole = np.array([0, 1, -1, 2**24, -100], np.int64)
+    np.testing.assert_array_equal(over(widen)(whole, np.float32), whole)
+
+
+def test_float32_is_rounded_to_bfloat16_as_torch_does():
+    got = narrowed(SINGLES, "bfloat16")
+    truth = torch.from_numpy(SINGLES.copy()).to(torch.bfloat16).view(torch.int16).numpy()
+    nan = np.isnan(SINGLES)
+    assert_same_words(got, truth.view(np.uint16), nan)
+    assert np.all(np.isnan(over(widen)(got[nan], np.float32)))
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_float32_is_rounded_to_float16_as_numpy_does():
+    got = narrowed(SINGLES, "float16")
+    truth = SINGLES.astype(np.float16).view(np.int16)
+    nan = np.isnan(SINGLES)
+    assert_same_words(got, truth, nan)
+    assert np.all(np.isnan(got[nan].view(np.float16)))
+
+
+@pytest.mark.parametrize(("kind", "spacing"), [("bfloat16", 2.0**-7), ("float16", 2.0**-10)])
+def test_float64_is_rounded_to_half_types_and_to_float32(kind, spacing):
+    x = np.random.default_rng(9).uniform(1.0, 2.0, 50_000)
+    got = over(widen)(narrowed(x, kind), np.float32).astype(np.float64)
+    # Half a spacing, and what a rounding to float32 on the way can add.
+    assert np.max(np.abs(got - x)) <= spacing / 2 + 2.0**-24
+    np.testing.assert_array_equal(narrowed(x, "float32"), x.astype(np.float32))
+    np.testing.assert_array_equal(narrowed(x, "float64"), x)
+    np.testing.assert_array_equal(narrowed(x.astype(np.float32), "float64"), x.astype(np.float32))
+
+
+# ---- memory -----------------------------------------------------------------------------------------
+
+
+def numbers_of(kind, shape, generator):
+    """Return random numbers in a kind's storage, and the float32 that they are."""
+    x = generator.standard_normal(shape).astype(np.float32)
+    if kind == "bfloat16":
+        stored = torch.from_numpy(x).to(torch.bfloat16)
+        return stored.view(torch.int16).numpy().view(np.uint16).copy(), stored.float().numpy()
+    if kind == "float16":
+        return x.astype(np.float16).view(np.int16), x.astype(np.float16).astype(np.float32)
+    if kind == "int64":
+        whole = generator.integers(-1000, 1000, shape)
+        return whole, whole.astype(np.float32)
+    if kind == "float64":
+        stored = generator.standard_normal(shape)
+        return stored, stored.astype(np.float32)
+    return x, x
+
+
+TRANSPOSED = [
+    ("float32", "float32"),
+    ("float64", "float32"),
+    ("bfloat16", "float32"),
+    ("float16", "float32"),
+    ("int64", "float32"),
+    ("float32", "bfloat16"),
+    ("float32", "float16"),
+    ("float32", "float64"),
+]
+
+
+@pytest.mark.parametrize(("kind", "to_kind"), TRANSPOSED)
+def test_a_block_of_eight_by_eight_is_transposed_and_nothing_else_is_written(kind, to_kind):
+    generator = np.random.default_rng(10)
+    zero, to_zero = KINDS[kind][0], KINDS[to_kind][0]
+
+    @njit
+    def move(source, o, step, target, p, by):
+        transpose(zero, source, o, step, to_zero, target, p, by)
+
+    for o, step, p, by in (
+        (0, 8, 0, 8),
+        (3, 11, 5, 9),
+        (1, 8, 7, 17),
+        (100, -9, 2, 8),
+        (5, 0, 0, 8),
+    ):
+        source, values = numbers_of(kind, 200, generator)
+        target = np.full(200, 77, KINDS[to_kind][1])
+        before = target.copy(), source.copy()
+        move(source.ctypes.data, o, step, target.ctypes.data, p, by)
+        lanes = np.arange(8)
+        block = values[o + step * lanes[:, None] + lanes]  # source row, lane
+        truth = narrowed(np.ascontiguousarray(block.T).ravel(), to_kind).reshape(8, 8)
+        places = p + by * lanes[:, None] + lanes
+        np.testing.assert_array_equal(target[places], truth)
+        untouched = np.setdiff1d(np.arange(200), places)
+        np.testing.assert_array_equal(target[untouched], before[0][untouched])
+        np.testing.assert_array_equal(source, before[1])
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "float16", "int64"])
+def test_elements_are_loaded_and_stored_where_the_index_says(kind):
+    zero, dtype = KINDS[kind]
+
+    @njit
+    def move(source, i, target, j):
+        store(target, j, load(source, i, zero))
+
+    source = np.arange(1, 12).astype(dtype)
+    target = np.zeros(11, dtype)
+    move(source.ctypes.data, 7, target.ctypes.data, 2)
+    move(source.ctypes.data + 10 * source.itemsize, -1, target.ctypes.data, 10)
+    np.testing.assert_array_equal(target, np.array([0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 10], dtype))
+
+
+@njit
+def _stream(source, target, i, factor):
+    stream(source, target, i, factor)
+    fence()
+
+
+def test_a_stream_writes_eight_numbers_times_the_factor():
+    source = np.arange(1, 25, dtype=np.float32)[1:]  # read from any address
+    memory = np.full(64, -1.0, np.float32)
+    first = (-memory.ctypes.data // 4) % 8
+    target = memory[first : first + 32]
+    assert target.ctypes.data % 32 == 0
+    _stream(source.ctypes.data, target.ctypes.data, 8, F(0.5))
+    np.testing.assert_array_equal(target[8:16], source[8:16] * F(0.5))
+    untouched = np.delete(memory, np.arange(first + 8, first + 16))
+    np.testing.assert_array_equal(untouched, -1.0)
+
+
+def test_a_prefetch_of_memory_that_is_not_there_does_nothing():
+    @njit
+    def ask(address):
+        prefetch(address)
+        return address
+
+    for address in (0, 1, -64, 1 << 62):
+        assert ask(address) == address
