@@ -40,7 +40,7 @@ Reduction = Literal["none", "sum"]
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _transforms = torch._C._functorch.get_dynamic_layer_stack_depth
 _modes = torch._C._len_torch_dispatch_stack
-_NOTHING = (None,) * 5
+_NOTHING = (None,) * 6
 
 
 def wide_dtype(tensor: Tensor) -> torch.dtype:
@@ -187,9 +187,16 @@ class _SummedOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, rows: Any, call: Any, scale: float, dtype: Any, refuse: Any
+        ctx: Any,
+        logits: Tensor,
+        rows: Any,
+        call: Any,
+        scale: float,
+        dtype: Any,
+        refuse: Any,
+        needed: bool,
     ) -> Tensor:
-        gradient = _new_gradient(logits) if ctx.needs_input_grad[0] else None
+        gradient = _new_gradient(logits) if needed else None
         sums = call(rows, gradient=gradient, scale=scale)
         if refuse is not None and sums.bad >= 0:
             refuse(sums.bad)
@@ -266,14 +273,14 @@ class _RowsOnCPU(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         rows = ctx.rows.with_arrays(ctx.saved_tensors)
         if torch.is_grad_enabled():
-            return _differentiably(rows, cotangent, "none"), *_NOTHING[1:]
+            return _differentiably(rows, cotangent, "none"), *_NOTHING[2:]
         gradient = _new_gradient(rows.logits)
         if _transforms() > 0:
             ctx.call(rows, gradient=gradient)
             each = cotangent if gradient.ndim == 1 else cotangent.unsqueeze(1)
-            return (gradient * each).to(gradient.dtype), *_NOTHING[1:]
+            return (gradient * each).to(gradient.dtype), *_NOTHING[2:]
         ctx.call(rows, gradient=gradient, cotangent=_contiguous(cotangent))
-        return gradient, *_NOTHING[1:]
+        return gradient, *_NOTHING[2:]
 
 
 class _OnGPU(torch.autograd.Function):
@@ -300,8 +307,8 @@ class _OnGPU(torch.autograd.Function):
         if ctx.reduction == "sum":
             cotangent = cotangent.to(torch.float64) * ctx.scale
         if torch.is_grad_enabled():
-            return _differentiably(rows, cotangent, ctx.reduction), *_NOTHING[1:]
-        return _triton_rows().backward(rows, saved, cotangent), *_NOTHING[1:]
+            return _differentiably(rows, cotangent, ctx.reduction), *_NOTHING[2:]
+        return _triton_rows().backward(rows, saved, cotangent), *_NOTHING[2:]
 
 
 def _triton_rows() -> Any:
@@ -472,7 +479,9 @@ def _losses(
     if reduction == "none":
         return _RowsOnCPU.apply(rows.logits, ready, call, dtype, refuse)
     factor = float(scale)
-    return _SummedOnCPU.apply(rows.logits, ready, call, factor, dtype, refuse)
+    # Inside a function's forward every input seems to need a gradient, also under no_grad.
+    needed = rows.logits.requires_grad and torch.is_grad_enabled()
+    return _SummedOnCPU.apply(rows.logits, ready, call, factor, dtype, refuse, needed)
 
 
 def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | None:

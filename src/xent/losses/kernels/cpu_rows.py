@@ -192,7 +192,7 @@ def _plan(
         if inner == 1:  # the rows of a matrix become the positions of one place
             outer, inner = inner, outer
             z, t, g = (s[::-1] for s in (z, t, g))
-        block = max(16, min(1024, 8192 // classes // 16 * 16))
+        block = max(16, min(1024, 6144 // classes // 16 * 16))
         scratch = classes * block
     layout = Layout(outer, classes, inner, z, t, g, block, itemsize, streaming)
     across = form is numba_rows.over_positions
