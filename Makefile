@@ -4,13 +4,16 @@ BIN := .venv/bin
 # The variable, not the flag: it holds for what packages are built with too.
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format bench accuracy docs clean
+.PHONY: demo test slow check format bench accuracy docs clean
 
 demo: .venv/.demo ## minimise, measure and explain cross-entropy on real data
 	$(BIN)/xent demo demo-output
 
 test: .venv/.dev ## the tests, with the doctests of modules, README and docs
 	$(BIN)/python -m pytest
+
+slow: .venv/.dev ## the tests that take more than a minute each: mutants of the kernels
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/.dev ## format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .

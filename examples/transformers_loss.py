@@ -42,7 +42,17 @@ def causal_loss(
 def tiny_model() -> GPT2LMHeadModel:
     """Return a randomly initialised model, small enough for an example."""
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=32, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=97,
+            n_positions=32,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
 
 
 def compare(num_items_in_batch: int | None = None) -> tuple[float, float, float]:
@@ -64,4 +74,6 @@ def compare(num_items_in_batch: int | None = None) -> tuple[float, float, float]
 if __name__ == "__main__":
     for count in (None, 100):
         theirs, ours, difference = compare(count)
-        print(f"num_items_in_batch={count}: {theirs:.6f} {ours:.6f}, gradients within {difference:.1e}")
+        print(
+            f"num_items_in_batch={count}: {theirs:.6f} {ours:.6f}, gradients within {difference:.1e}"
+        )

@@ -18,6 +18,9 @@ import pytest
 
 import xent
 
+pytestmark = pytest.mark.slow
+
+
 PACKAGE = Path(xent.__file__).parent / "losses/kernels"
 ARITHMETIC, ROWS, ENTRIES, CALLS = "numba_arithmetic", "numba_rows", "numba_entries", "cpu_rows"
 ALONG, ACROSS, ONE, ENTRY = "along the classes", "across positions", "one by one", "entries"

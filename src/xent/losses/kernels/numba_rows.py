@@ -76,6 +76,8 @@ KEPT, SKIPPED, OUTSIDE, WIDE, BAD = range(5)
 LINE = 64
 bare = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 plain = njit(**bare)
+within = njit(**bare, inline="always")
+"""For functions that are part of a larger one, which would be compiled twice by themselves."""
 summing = njit(**bare, fastmath={"reassoc"})
 """For sums in any order; such a function calls nothing that must keep its own."""
 
@@ -128,7 +130,7 @@ class Options(NamedTuple):
 # ---- what the forms share ------------------------------------------------------------------------
 
 
-@plain
+@within
 def _row_weight(at, say, row, hard, target):
     """Return the weight of a row, 0 for one that is not to be looked at."""
     if hard and say.ignores and target == say.ignore_index:
@@ -136,7 +138,7 @@ def _row_weight(at, say, row, hard, target):
     return load(at.row_weight, row, 1.0) if at.row_weight != 0 else 1.0
 
 
-@plain
+@within
 def _gradient_weight(at, say, row, weight):
     scaled = weight * say.scale
     return scaled * load(at.cotangent, row, 1.0) if at.cotangent != 0 else scaled
@@ -147,7 +149,7 @@ def _class_weight(at, j):
     return load(at.class_weight, j, 1.0) if at.class_weight != 0 else 1.0
 
 
-@plain
+@within
 def _report(at, row, loss, mass, lse):
     if at.losses != 0:
         store(at.losses, row, loss)
@@ -301,7 +303,7 @@ def _write_scaled(kind, e, g, o, start, stop, factor, streaming):
         store(g, o + j, narrow(load(e, j, ZERO) * factor, kind))
 
 
-@plain
+@within
 def _write_waiting(kind, n, upto, done, streaming, waiting):
     """Write the waiting gradient of n classes a little beyond `upto`; return how far it got."""
     e, g, o, y, factor, slope = waiting
@@ -327,7 +329,7 @@ def _write_soft(kind, at, e, t, g, o, n, parts):
         store(g, o + j, narrow((p * (a - share) - share * rest) * h, kind))
 
 
-@plain
+@within
 def _row_over_classes(kind, target_kind, at, of, say, row, y, soft, weight, scratch, waiting):
     """Compute one long row; return its loss and mass, its state, and the gradient that waits."""
     n, z, g, (i, k) = of.classes, at.logits, at.gradient, (row // of.inner, row % of.inner)
@@ -378,7 +380,7 @@ def _row_over_classes(kind, target_kind, at, of, say, row, y, soft, weight, scra
 # ---- one row in float64 --------------------------------------------------------------------------
 
 
-@plain
+@within
 def _row_one_by_one(kind, target_kind, at, of, say, place, y, soft, weight, scratch):
     """Compute one row in float64, as the definition does; return what the other forms do."""
     i, k = place
@@ -446,7 +448,7 @@ def _row_one_by_one(kind, target_kind, at, of, say, place, y, soft, weight, scra
     return loss, mass, BAD if wrong else KEPT
 
 
-@plain
+@within
 def _target(of, i, k):
     return i * of.targets[0] + k * of.targets[2]
 
@@ -538,7 +540,7 @@ def _block_exponentials(z, n, m, floors, bases, c, ahead):
             store(z, j * m + i, exp_single(load(z, j * m + i, ZERO), own))
 
 
-@plain
+@within
 def _next_block(at, of, place, m):
     """Return where the logits of the next positions start, and how far apart their parts are."""
     (i, k), size = place, of.itemsize
@@ -695,7 +697,7 @@ def _empty(z, n, m, i, ys, keys):
         store(z, j * m + i, ZERO)
 
 
-@plain
+@within
 def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratch, work):
     """Compute m neighbouring rows; return Σ w·loss, Σ w·mass, the first bad row, the wide ones."""
     n, (i, k) = of.classes, place
@@ -779,7 +781,7 @@ def _block_over_positions(kind, target_kind, at, of, say, place, m, soft, scratc
 # ---- the calls -----------------------------------------------------------------------------------
 
 
-@plain
+@within
 def _row_of(kind, target_kind, at, of, say, row, soft):
     """Return a row's index (−1 for soft targets), its weight and its state; write what is idle."""
     i, k, y, state = row // of.inner, row % of.inner, -1, KEPT
@@ -800,7 +802,7 @@ def _row_of(kind, target_kind, at, of, say, row, soft):
     return y, weight, state
 
 
-@plain
+@within
 def _set_sums(at, b, total, mass, bad, wide):
     store(at.sums, 4 * b, total)
     store(at.sums, 4 * b + 1, mass)
@@ -833,7 +835,7 @@ def over_classes(kind, target_kind, at, of, say, start, stop, soft, scratch):
         fence()
 
 
-@plain
+@within
 def _workspace(m):
     """Return the arrays that a block of m positions is computed in."""
     integers = np.empty(m, np.int64), np.empty(m, np.int64)
@@ -888,7 +890,7 @@ def over_positions(kind, target_kind, at, of, say, start, stop, soft, scratch):
         fence()
 
 
-@plain
+@within
 def _is_wide(kind, at, of, say, row):
     """Tell whether the other forms leave a row to `one_by_one`."""
     o, top = row // of.inner * of.logits[0] + row % of.inner * of.logits[2], N(-(2**31))
