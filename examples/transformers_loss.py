@@ -27,7 +27,7 @@ def causal_loss(
     shift_labels: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of the next token, in the shape of a model's `loss_function`."""
+    """Return the mean cross-entropy of the next token; takes what a `loss_function` is given."""
     if shift_labels is None:  # position i predicts token i + 1; the last predicts nothing
         shift_labels = torch.nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     return xent.torch.cross_entropy(
@@ -74,6 +74,4 @@ def compare(num_items_in_batch: int | None = None) -> tuple[float, float, float]
 if __name__ == "__main__":
     for count in (None, 100):
         theirs, ours, difference = compare(count)
-        print(
-            f"num_items_in_batch={count}: {theirs:.6f} {ours:.6f}, gradients within {difference:.1e}"
-        )
+        print(f"{count} items: {theirs:.6f} {ours:.6f}, gradients within {difference:.1e}")

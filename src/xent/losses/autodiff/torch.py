@@ -237,23 +237,27 @@ class _SmallMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.stash = ctx.stash, None
-        if _transforms() > 0 and not torch.is_grad_enabled():
-            logits, targets = ctx.saved_tensors
-            gradient, mean = torch.empty(logits.shape), torch.empty(())
-            dispatch.cpu_rows().small_mean(logits, targets, gradient, mean, ctx.ignore_index)
-            gradient = gradient * cotangent
-        elif gradient is None or torch.is_grad_enabled() or cotangent.item() != 1.0:
-            logits, targets = ctx.saved_tensors
-            rows = SoftmaxRows(
-                logits.unsqueeze(2), targets.unsqueeze(1), ignore_index=ctx.ignore_index
-            )
-            scale = 1.0 / float(torch.count_nonzero(targets != ctx.ignore_index))
-            with torch.enable_grad():
-                again = softmax_losses(rows, reduction="sum", scale=scale)
-                (gradient,) = torch.autograd.grad(
-                    again, logits, cotangent, create_graph=torch.is_grad_enabled()
-                )
+        if (
+            gradient is None
+            or torch.is_grad_enabled()
+            or _transforms() > 0
+            or cotangent.item() != 1.0
+        ):
+            gradient = _small_gradient(ctx, cotangent)
         return gradient, None, None, None
+
+
+def _small_gradient(ctx: Any, cotangent: Tensor) -> Tensor:
+    logits, targets = ctx.saved_tensors
+    rows = SoftmaxRows(logits.unsqueeze(2), targets.unsqueeze(1), ignore_index=ctx.ignore_index)
+    scale = 1.0 / float(torch.count_nonzero(targets != ctx.ignore_index))
+    if torch.is_grad_enabled():
+        return _differentiably(rows, cotangent * scale, "sum").squeeze(2)
+    many = _transforms() > 0
+    gradient = torch.empty(rows.logits.shape)
+    factor = scale if many else scale * cotangent.item()
+    dispatch.cpu_rows().softmax(_ready(rows), gradient=gradient, scale=factor)
+    return gradient.squeeze(2) * cotangent if many else gradient.squeeze(2)
 
 
 class _RowsOnCPU(torch.autograd.Function):
@@ -491,14 +495,14 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
     less time than the call. None where anything is unusual.
     """
     if (
-        type(logits) not in _PLAIN
+        torch.compiler.is_compiling()  # first: what follows cannot be traced
+        or type(logits) not in _PLAIN
         or logits.device.type != "cpu"
         or not 0 < logits.numel() <= dispatch.SMALL
         or logits.shape[1] >= dispatch.FEW
         or _transforms() > 0
         or _modes() > 0
         or torch.autograd.forward_ad._current_level >= 0
-        or torch.compiler.is_compiling()
         or logits.is_neg()
         or torch.jit.is_tracing()
         or not -(2**62) < ignore_index < 2**62
