@@ -28,7 +28,7 @@ format: .venv/.dev ## put the format right, and what the linter can
 
 bench: .venv/.dev ## time, memory and error beside the peers that are installed
 	$(BIN)/python -m benchmarks losses
-	$(BIN)/python -m benchmarks rows
+	$(BIN)/python -m benchmarks rows --json
 
 accuracy: .venv/.dev ## measure the worst errors again and rewrite docs/accuracy.md
 	$(BIN)/python -m benchmarks accuracy

@@ -149,6 +149,11 @@ def _rows(names: list[str] | None, rounds: int | None, store: Path | None, *, qu
     sys.stdout.write(target_lines(reached))
     if store is not None:
         write(store, [m.as_dict() for group in (timings, peak, first, reached) for m in group])
+        if store == RESULTS / "rows.jsonl" and not names:
+            from benchmarks.page import README
+            from benchmarks.rows_page import render_readme
+
+            replace_text(README, render_readme(README.read_text(encoding="utf-8"), read(store)))
     return 0
 
 

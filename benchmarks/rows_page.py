@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.apart import FirstCall, Peak
 from benchmarks.rows import BOTH, FORWARD, NEW, Timing
 from xent.losses.cases import SHAPES
 
-__all__ = ["Target", "table", "target_lines", "targets"]
+__all__ = ["Target", "render_readme", "table", "target_lines", "targets"]
 
 HEADS = (
     f"  {'':22}{'xent':>11}{'torch':>11}{'ratio':>8}{'by round':>10}{'GB/s':>8}"
@@ -217,3 +217,34 @@ def target_lines(reached: Sequence[Target]) -> str:
         bound = f"{'≤' if t.most else '≥'} {t.bound:g}"
         lines.append(f"  {t.name:{width}}{figure:>18}{bound:>10}   {t.verdict}")
     return "\n".join(lines) + "\n"
+
+
+def render_readme(text: str, lines: Iterable[dict[str, Any]]) -> str:
+    """Return the README with its table of times made from the measurements."""
+    start, end = "<!-- rows -->\n", "<!-- /rows -->"
+    head, rest = text.split(start)
+    return head + start + _readme_table(list(lines)) + end + rest.split(end)[1]
+
+
+def _readme_table(lines: list[dict[str, Any]]) -> str:
+    timings = [t for t in lines if t["kind"] == "timing"]
+    by = {(t["name"], t["does"]): t for t in timings}
+    words = (
+        "Forward and backward of `cross_entropy` on two CPU cores, beside PyTorch's own, medians "
+        "in turns\n([`benchmarks/results/rows.jsonl`](benchmarks/results/rows.jsonl), by "
+        "`make bench`); both write a new gradient, ours into the memory of the\nlast one."
+    )
+    rows = [
+        words,
+        "",
+        "| logits | PyTorch | xent | ratio | with fresh memory |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in dict.fromkeys(t["name"] for t in timings):
+        both, new = by[name, BOTH], by.get((name, NEW))
+        rows.append(
+            f"| {both['size']} | {_seconds(both['torch_seconds'])} | "
+            f"{_seconds(both['xent_seconds'])} | {both['ratio']:.1f} × | "
+            + (f"{new['ratio']:.1f} × |" if new else "– |")
+        )
+    return "\n".join(rows) + "\n"

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import rows_page
+from benchmarks.results import read
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -51,3 +54,8 @@ def test_every_make_target_named_in_words_exists():
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
     for page in (README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
         assert set(re.findall(r"`?make ([a-z]+)", page)) <= targets
+
+
+def test_the_readmes_times_are_those_of_the_results():
+    lines = read(ROOT / "benchmarks" / "results" / "rows.jsonl")
+    assert rows_page.render_readme(README, lines) == README

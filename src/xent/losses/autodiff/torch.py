@@ -581,9 +581,12 @@ def _inspect_now(
     class_weight: Tensor | None,
     row_weight: Tensor | None,
 ) -> TargetSummary:
-    y = targets.detach().reshape(-1)
+    y = targets.detach().reshape(-1).contiguous()
     if not y.numel():
         return TargetSummary(0, 0.0, -1)
+    if dispatch.NUMBA and y.dtype == torch.int64 and type(y) in _PLAIN:
+        weights = _contiguous(class_weight), _contiguous(row_weight)
+        return TargetSummary(*dispatch.cpu_rows().weigh_targets(y, classes, ignore_index, *weights))
     if class_weight is None and row_weight is None:
         low, high = torch.aminmax(y)
         if (

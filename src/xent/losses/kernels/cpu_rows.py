@@ -12,7 +12,7 @@ from xent.losses.kernels import EntryRows, SoftmaxRows, numba_entries, numba_row
 from xent.losses.kernels.numba_arithmetic import LN2, LN2_REST
 from xent.losses.kernels.numba_rows import Addresses, Layout, Options
 
-__all__ = ["FEW", "RowSums", "refuses", "sigmoid", "small_mean", "softmax"]
+__all__ = ["FEW", "RowSums", "refuses", "sigmoid", "small_mean", "softmax", "weigh_targets"]
 
 KINDS: dict[str, Any] = {
     "float32": np.float32(0),
@@ -133,6 +133,26 @@ def softmax(
         _add_wide_rows(kinds, at, plan, say, sums, np.flatnonzero(sums[:, 3]), soft)
         total, total_mass, bad, _ = numba_rows.totals(sums.ctypes.data, plan.blocks)
     return RowSums(total, total_mass, int(bad))
+
+
+def weigh_targets(
+    targets: Any, classes: int, ignore_index: int | None, class_weight: Any, row_weight: Any
+) -> tuple[int, float, int]:
+    """Look at class indices: how many rows are kept, Σ row·class weight, the first out of range.
+
+    `targets` are contiguous int64, the weights contiguous float64 or None; the last is −1 for
+    none, and what comes before it is of no use otherwise.
+    """
+    kept, weight, outside = numba_rows.weigh_targets(
+        _address(targets),
+        math.prod(targets.shape),
+        classes,
+        ignore_index is not None,
+        ignore_index or 0,
+        _address(class_weight),
+        _address(row_weight),
+    )
+    return int(kept), float(weight), int(outside)
 
 
 def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index: int) -> bool:

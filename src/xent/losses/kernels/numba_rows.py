@@ -51,6 +51,7 @@ __all__ = [
     "over_positions",
     "small_mean",
     "totals",
+    "weigh_targets",
 ]
 
 CHUNK = 512
@@ -845,6 +846,22 @@ def _workspace(m):
     )  # fmt: skip
     singles = np.empty(m, np.float32), np.empty(m, np.float32), np.empty(m, np.float32)
     return integers, doubles, singles, np.empty(m, np.int32), np.empty(m, np.int32)
+
+
+@compiled
+def weigh_targets(targets, count, classes, ignores, ignore_index, class_weight, row_weight):
+    """Return how many rows are kept, what they weigh together, and the first out of range or −1."""
+    kept, weight, index = 0, 0.0, np.int64(0)
+    for i in range(count):
+        y = load(targets, i, index)
+        own = load(row_weight, i, 1.0) if row_weight != 0 else 1.0
+        if (ignores and y == ignore_index) or own == 0.0:
+            continue
+        if not 0 <= y < classes:
+            return kept, weight, i
+        kept += 1
+        weight += own * (load(class_weight, y, 1.0) if class_weight != 0 else 1.0)
+    return kept, weight, -1
 
 
 @compiled
