@@ -15,8 +15,9 @@ from xent.losses.kernels import EntryRows, SoftmaxRows, cpu_rows
 
 NUMBA, TRITON, DEFINITION = "numba_rows", "triton_rows", "definition"
 HERE = dispatch.Situation("cpu")
-COMPUTE = [name for name in cpu_rows.__all__ if name.islower() and name != "refuses"]
-"""What the module of the CPU kernels computes with: all that it offers beside the refusal."""
+NO_LOSS = {"refuses", "weigh_targets"}
+COMPUTE = [name for name in cpu_rows.__all__ if name.islower() and name not in NO_LOSS]
+"""What the module of the CPU kernels computes losses with."""
 
 
 @pytest.fixture
