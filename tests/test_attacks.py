@@ -218,3 +218,20 @@ assert not failed, failed[0]
 def test_the_room_of_scores_opens_when_it_is_asked_for():
     program = "import xent; assert xent.scoring.score_table; assert 'log_loss' in dir(xent)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_entries_of_any_strides_are_read_where_they_stand(reduction):
+    generator = np.random.default_rng(3)
+    z, t, w = generator.standard_normal(20), generator.uniform(size=30), generator.uniform(size=20)
+    plain = [a.copy() for a in (z[::2], t[::3], w[::2])]
+    truth, slopes = xent.sigmoid_cross_entropy_value_and_grad(
+        *plain[:2], row_weight=plain[2], reduction=reduction
+    )
+    x = torch.tensor(z)[::2].requires_grad_()
+    loss = xent.sigmoid_cross_entropy(
+        x, torch.tensor(t)[::3], row_weight=torch.tensor(w)[::2], reduction=reduction
+    )
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    np.testing.assert_allclose(loss.detach().numpy(), truth, rtol=1e-15)
+    np.testing.assert_allclose(gradient.numpy(), slopes, rtol=1e-15)

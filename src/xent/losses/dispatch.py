@@ -17,7 +17,6 @@ from xent.errors import OptionError
 from xent.losses.kernels import EntryRows, SoftmaxRows
 
 __all__ = [
-    "FEW",
     "KERNELS",
     "NUMBA",
     "SMALL",
@@ -72,8 +71,6 @@ class Choice(NamedTuple):
     refusal: str | None
 
 
-FEW = 48
-"""Classes below which the CPU kernel's vectors run over rows."""
 SMALL = 2048
 """Entries of a matrix whose call costs more than its computation."""
 # Looked for once, when this module is imported: torch.compile cannot look.

@@ -499,7 +499,6 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
         or type(logits) not in _PLAIN
         or logits.device.type != "cpu"
         or not 0 < logits.numel() <= dispatch.SMALL
-        or logits.shape[1] >= dispatch.FEW
         or _transforms() > 0
         or _modes() > 0
         or torch.autograd.forward_ad._current_level >= 0
@@ -507,6 +506,7 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
         or torch.jit.is_tracing()
         or not -(2**62) < ignore_index < 2**62
         or not dispatch.NUMBA
+        or logits.shape[1] >= dispatch.cpu_rows().FEW
     ):
         return None
     needed = logits.requires_grad and torch.is_grad_enabled()

@@ -59,6 +59,12 @@ def _strides(array: Any) -> tuple[int, ...]:
     return array.stride()
 
 
+def _contiguous(array: Any) -> Any:
+    if array is None:
+        return None
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.contiguous()
+
+
 def refuses(rows: SoftmaxRows | EntryRows) -> str | None:
     """Say why the compiled kernels cannot take these rows, or return None."""
     logits, targets = _name(rows.logits), _name(rows.targets)
@@ -284,10 +290,15 @@ def sigmoid(
     cotangent: Any = None,
     scale: float = 1.0,
 ) -> RowSums:
-    """Compute entries that are not refused, as `softmax` does rows; all arrays are contiguous."""
+    """Compute entries that are not refused, as `softmax` does rows.
+
+    The rows' arrays may have any strides and are copied if they are not contiguous; those that
+    are filled, and `cotangent`, are contiguous.
+    """
     count = rows.logits.shape[0]
     if not count:
         return RowSums(0.0, 0.0, -1)
+    rows = rows.with_arrays(tuple(_contiguous(array) for array in rows.arrays()))
     blocks = -(-count // numba_entries.BLOCK)
     sums = np.zeros((blocks, 4))
     at = numba_entries.EntryAddresses(
