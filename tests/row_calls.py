@@ -15,7 +15,7 @@ import torch
 
 from xent.losses import definition
 from xent.losses.cases import CASES, GRADIENT, LOSS_ULPS, SMALLEST
-from xent.losses.kernels import SoftmaxRows, cpu_rows, numba_rows
+from xent.losses.kernels import SoftmaxRows, cpu_rows, numba_classes, numba_doubles, numba_positions
 
 STORAGE = {
     "float32": np.float32,
@@ -33,10 +33,13 @@ HALF_SPACING = {
 """How far a number moves when it is rounded to the dtype, relative and absolute."""
 TINY64 = 1e-13
 """What the gradient of float64 logits is right to, beside GRADIENT for the narrower dtypes."""
-FORMS = {
-    "along the classes": numba_rows.over_classes,
-    "across positions": numba_rows.over_positions,
-    "one by one": numba_rows.one_by_one,
+FORMS = ("along the classes", "across positions", "one by one")
+FORM_OF = {
+    numba_classes.over_classes: FORMS[0],
+    numba_classes.over_classes_dense: FORMS[0],
+    numba_positions.over_positions: FORMS[1],
+    numba_positions.over_positions_dense: FORMS[1],
+    numba_doubles.one_by_one: FORMS[2],
 }
 
 
@@ -158,7 +161,7 @@ def forced(form):
         if form == "one by one":
             arguments = (*arguments[:-1], True)
         made = plan(*arguments)
-        ran.append(made.form)
+        ran.append(FORM_OF[made.form])
         return made
 
     with pytest.MonkeyPatch.context() as patch:

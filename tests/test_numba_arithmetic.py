@@ -10,13 +10,10 @@ from numba import njit
 
 from xent.losses.kernels.numba_arithmetic import (
     LN2,
-    LN2_REST,
-    MAGIC,
     PERIODS,
     bits_of,
+    constants_of,
     exp_double,
-    exp_single,
-    fence,
     fma,
     from_key,
     key_of,
@@ -24,12 +21,10 @@ from xent.losses.kernels.numba_arithmetic import (
     log1p_double,
     log1p_single,
     narrow,
-    prefetch,
     store,
-    stream,
-    transpose,
     widen,
 )
+from xent.losses.kernels.numba_loops import MAGIC, exp_single
 
 F, N = np.float32, np.int32
 KINDS = {
@@ -61,28 +56,17 @@ def over(function):
 
 
 @njit
-def _exp_single(z, c, out):
+def _exp_single(z, shift, constants, out):
     for i in range(z.size):
-        out[i] = exp_single(z[i], c)
-
-
-def constants(temperature, shift):
-    """Return what `exp_single` asks for, as its docstring says."""
-    high = F(temperature * LN2)
-    base = N((MAGIC + F(shift)).view(np.int32) - N(127))
-    return (
-        F(F(shift - 127.25) * high),
-        F(1.0 / (temperature * LN2)),
-        high,
-        F((temperature * LN2 - float(high)) + temperature * LN2_REST),
-        F(1.0 / temperature),
-        base,
-    )
+        out[i] = exp_single(z[i], shift, constants)
 
 
 def single(z, temperature=1.0, shift=0):
+    """Return exp(z/T)·2^−shift by `exp_single`, told what its docstring says."""
+    constants = constants_of(temperature)
+    own = (F(F(shift - 127.25) * constants[1]), F(MAGIC) + F(127.0 - shift))
     out = np.empty(z.shape, np.float32)
-    _exp_single(np.asarray(z, np.float32), constants(temperature, shift), out)
+    _exp_single(np.asarray(z, np.float32), own, constants, out)
     return out
 
 
@@ -92,7 +76,7 @@ def wide(z, temperature, shift):
 
 
 SHIFTS = [0, 1, -1, 64, -64, 100, -1000, 12345, 2**17, -(2**17), 2**18 - 1, -(2**18)]
-TEMPERATURES = [1.0, 0.7, 7.3, 1.0 / 3.0, 1e-12, 1e12, 3.0000001]
+TEMPERATURES = [1.0, 0.7, 7.3, 1.0 / 3.0, 2.0**-20, 1e6, 3.0000001]
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -114,7 +98,7 @@ def test_exp_single_is_right_to_a_bit_more_than_an_ulp_over_its_whole_range(temp
     assert error.max() <= 1.25
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 7.3, 1e-12, 1e12])
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 7.3, 1e-6, 2.0**20])
 @pytest.mark.parametrize("shift", [0, 64, -1000, 2**18])
 def test_exp_single_ends_in_zero_and_never_in_anything_else(temperature, shift):
     turns = shift - np.concatenate([np.linspace(126, 200, 5000), np.geomspace(200, 2**20, 1000)])
@@ -374,48 +358,6 @@ def numbers_of(kind, shape, generator):
     return x, x
 
 
-TRANSPOSED = [
-    ("float32", "float32"),
-    ("float64", "float32"),
-    ("bfloat16", "float32"),
-    ("float16", "float32"),
-    ("int64", "float32"),
-    ("float32", "bfloat16"),
-    ("float32", "float16"),
-    ("float32", "float64"),
-]
-
-
-@pytest.mark.parametrize(("kind", "to_kind"), TRANSPOSED)
-def test_a_block_of_eight_by_eight_is_transposed_and_nothing_else_is_written(kind, to_kind):
-    generator = np.random.default_rng(10)
-    zero, to_zero = KINDS[kind][0], KINDS[to_kind][0]
-
-    @njit
-    def move(source, o, step, target, p, by):
-        transpose(zero, source, o, step, to_zero, target, p, by)
-
-    for o, step, p, by in (
-        (0, 8, 0, 8),
-        (3, 11, 5, 9),
-        (1, 8, 7, 17),
-        (100, -9, 2, 8),
-        (5, 0, 0, 8),
-    ):
-        source, values = numbers_of(kind, 200, generator)
-        target = np.full(200, 77, KINDS[to_kind][1])
-        before = target.copy(), source.copy()
-        move(source.ctypes.data, o, step, target.ctypes.data, p, by)
-        lanes = np.arange(8)
-        block = values[o + step * lanes[:, None] + lanes]  # source row, lane
-        truth = narrowed(np.ascontiguousarray(block.T).ravel(), to_kind).reshape(8, 8)
-        places = p + by * lanes[:, None] + lanes
-        np.testing.assert_array_equal(target[places], truth)
-        untouched = np.setdiff1d(np.arange(200), places)
-        np.testing.assert_array_equal(target[untouched], before[0][untouched])
-        np.testing.assert_array_equal(source, before[1])
-
-
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "float16", "int64"])
 def test_elements_are_loaded_and_stored_where_the_index_says(kind):
     zero, dtype = KINDS[kind]
@@ -429,31 +371,3 @@ def test_elements_are_loaded_and_stored_where_the_index_says(kind):
     move(source.ctypes.data, 7, target.ctypes.data, 2)
     move(source.ctypes.data + 10 * source.itemsize, -1, target.ctypes.data, 10)
     np.testing.assert_array_equal(target, np.array([0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 10], dtype))
-
-
-@njit
-def _stream(source, target, i, factor):
-    stream(source, target, i, factor)
-    fence()
-
-
-def test_a_stream_writes_eight_numbers_times_the_factor():
-    source = np.arange(1, 25, dtype=np.float32)[1:]  # read from any address
-    memory = np.full(64, -1.0, np.float32)
-    first = (-memory.ctypes.data // 4) % 8
-    target = memory[first : first + 32]
-    assert target.ctypes.data % 32 == 0
-    _stream(source.ctypes.data, target.ctypes.data, 8, F(0.5))
-    np.testing.assert_array_equal(target[8:16], source[8:16] * F(0.5))
-    untouched = np.delete(memory, np.arange(first + 8, first + 16))
-    np.testing.assert_array_equal(untouched, -1.0)
-
-
-def test_a_prefetch_of_memory_that_is_not_there_does_nothing():
-    @njit
-    def ask(address):
-        prefetch(address)
-        return address
-
-    for address in (0, 1, -64, 1 << 62):
-        assert ask(address) == address

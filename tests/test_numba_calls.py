@@ -98,7 +98,7 @@ def test_r12_rows_and_sums_are_the_same_for_any_number_of_threads(shape, bad, mo
     if not bad:
         values, y = np.nan_to_num(values, nan=1.0), np.minimum(y, shape[1] - 1)
     z, t = Placed(values, "float32"), Placed(y, "int64")
-    assert cpu_rows._plan(shape, (1, 1, 1), (1, 1), None, "float32", False).blocks > 1
+    assert cpu_rows._plan(shape, (1, 1, 1), (1, 1), None, "float32", False, False).blocks > 1
     results = []
     for number in (1, 2, 3, 8):
         monkeypatch.setattr(threads, "number_of_threads", lambda number=number: number)
@@ -356,12 +356,12 @@ def test_forks_and_data_loaders_compute_after_the_parent_has():
 
 COMPILED = """
 import numpy as np
-from xent.losses.kernels import SoftmaxRows, cpu_rows, numba_rows
+from xent.losses.kernels import SoftmaxRows, cpu_rows, numba_classes
 z = np.zeros((3, 64, 1), np.float32)
 losses = np.empty(3)
 cpu_rows.softmax(SoftmaxRows(z, np.zeros((3, 1), np.int64)), losses=losses)
 assert np.allclose(losses, np.log(64)), losses
-stats = numba_rows.over_classes.stats
+stats = numba_classes.over_classes.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 

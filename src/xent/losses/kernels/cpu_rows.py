@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent.losses.kernels import EntryRows, SoftmaxRows, numba_entries, numba_rows, threads
-from xent.losses.kernels.numba_arithmetic import LN2, LN2_REST
+from xent.losses.kernels.numba_arithmetic import constants_of
+from xent.losses.kernels.numba_classes import over_classes, over_classes_dense
+from xent.losses.kernels.numba_doubles import one_by_one
+from xent.losses.kernels.numba_positions import over_positions, over_positions_dense
+from xent.losses.kernels.numba_positions import small_mean as small_mean_of_floats
 from xent.losses.kernels.numba_rows import Addresses, Layout, Options
 
 __all__ = ["FEW", "RowSums", "refuses", "sigmoid", "small_mean", "softmax", "weigh_targets"]
@@ -25,6 +29,7 @@ KINDS: dict[str, Any] = {
 
 FEW = 48
 """Classes below which vectors run over rows."""
+ACROSS = (over_positions, over_positions_dense)
 LARGE = 1 << 22
 """Bytes of a gradient that no cache keeps for its next reader."""
 
@@ -107,13 +112,15 @@ def softmax(
     shape, name = tuple(rows.logits.shape), _name(rows.logits)
     if 0 in shape:
         return RowSums(0.0, 0.0, -1)
+    soft = rows.soft
     plan = _plan(
         shape,
         _strides(rows.logits),
         _strides(rows.targets),
         None if gradient is None else _strides(gradient),
         name,
-        rows.softcap is not None,
+        soft or rows.smoothing != 0.0,
+        rows.softcap is not None or not _is_moderate(rows.temperature),
     )
     numbers = (rows.ignore_index, rows.smoothing, rows.temperature, rows.softcap, rows.z_loss)
     say = _options(*numbers, scale)
@@ -123,15 +130,12 @@ def softmax(
         *[_address(array) for array in (cotangent, losses, logsumexp, mass, gradient, sums)],
     )
     kinds = KINDS[name], KINDS[_name(rows.targets)]
-    soft = rows.soft
+    last = {one_by_one: (soft, False), over_classes: (), over_positions: ()}.get(plan.form, (soft,))
 
     def compute(start: int, stop: int) -> None:
         scratch = np.empty(plan.scratch)
-        arguments = (*kinds, at, plan.layout, say, start, stop, soft, scratch.ctypes.data)
-        if plan.form is numba_rows.one_by_one:
-            numba_rows.one_by_one(*arguments, False)
-        else:
-            plan.form(*arguments)
+        how = (*last[:1], scratch.ctypes.data, *last[1:])
+        plan.form(*kinds, at, plan.layout, say, start, stop, *how)
 
     threads.run(compute, plan.blocks, math.prod(shape))
     total, total_mass, bad, wide = numba_rows.totals(sums.ctypes.data, plan.blocks)
@@ -169,7 +173,7 @@ def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index
     filled then is of no use. `gradient` may be None; `mean` is a float32 number.
     """
     say = _options(None, 0.0, 1.0, None, 0.0, 1.0)
-    state = numba_rows.small_mean(
+    state = small_mean_of_floats(
         KINDS["float32"],
         logits.data_ptr(),
         targets.data_ptr(),
@@ -199,31 +203,39 @@ def _plan(
     targets: tuple[int, ...],
     gradient: tuple[int, ...] | None,
     name: str,
-    capped: bool,
+    dense: bool,
+    exact: bool,
 ) -> _Plan:
     outer, classes, inner = shape
     itemsize = {"float32": 4, "float64": 8}.get(name, 2)
-    streaming = name == "float32" and gradient is not None and 4 * math.prod(shape) >= LARGE
+    streaming = gradient is not None and itemsize * math.prod(shape) >= LARGE
     soft = len(targets) == 3
     strides = logits, targets if soft else (targets[0], 0, targets[1]), gradient
     along = logits, gradient, targets if soft else None
-    block, wide = max(1, 65536 // classes), 4 * classes
+    block = max(1, 65536 // classes)
     z, t, g = [(*(s or (0, 0, 0)),) for s in strides]
-    if capped or name == "float64":
-        form, scratch = numba_rows.one_by_one, wide
+    form: Any
+    if exact or name == "float64":
+        form, scratch = one_by_one, 4 * classes
     elif classes >= FEW and all(s[1] == 1 for s in along if s):
-        form, scratch = numba_rows.over_classes, 2 * classes
+        form = over_classes_dense if dense else over_classes
+        scratch = classes + 32  # two rows of float32, each from a cache line on
     else:
-        form = numba_rows.over_positions
+        form = over_positions_dense if dense else over_positions
         if inner == 1:  # the rows of a matrix become the positions of one place
             outer, inner = inner, outer
             z, t, g = (s[::-1] for s in (z, t, g))
         block = max(16, min(1024, 6144 // classes // 16 * 16))
         scratch = classes * block
     layout = Layout(outer, classes, inner, z, t, g, block, itemsize, streaming)
-    across = form is numba_rows.over_positions
+    across = form in ACROSS
     blocks = outer * -(-inner // block) if across else -(-outer * inner // block)
     return _Plan(form, layout, blocks, scratch)
+
+
+def _is_moderate(temperature: float) -> bool:
+    """Tell whether float32 can hold what its exponential wants to know of a temperature."""
+    return 2.0**-20 <= temperature <= 2.0**20
 
 
 @functools.lru_cache(maxsize=256)
@@ -235,7 +247,6 @@ def _options(
     z_loss: float,
     scale: float,
 ) -> Options:
-    high = np.float32(temperature * LN2)
     return Options(
         ignore_index is not None,
         ignore_index or 0,
@@ -244,10 +255,7 @@ def _options(
         float(softcap or 0.0),
         float(z_loss),
         float(scale),
-        high,
-        np.float32((temperature * LN2 - float(high)) + temperature * LN2_REST),
-        np.float32(1.0 / (temperature * LN2)),
-        np.float32(1.0 / temperature),
+        constants_of(temperature) if _is_moderate(temperature) else constants_of(1.0),
     )
 
 
@@ -265,14 +273,14 @@ def _add_wide_rows(
     per_outer = -(-of.inner // of.block)
     scratch = np.empty(4 * of.classes)
     for b in wide:
-        if plan.form is numba_rows.over_positions:
+        if plan.form in ACROSS:
             first = b // per_outer * of.inner + b % per_outer * of.block
             last = min(first + of.block, (b // per_outer + 1) * of.inner)
         else:
             first, last = b * of.block, min((b + 1) * of.block, of.outer * of.inner)
         own = np.empty((last - first, 4))
         there = at._replace(sums=_address(own) - own.strides[0] * int(first))
-        numba_rows.one_by_one(
+        one_by_one(
             *kinds, there, of._replace(block=1), say, int(first), int(last), soft,
             _address(scratch), True,
         )  # fmt: skip

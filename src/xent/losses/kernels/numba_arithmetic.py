@@ -9,8 +9,9 @@ Memory is addressed by number: a kernel needs no array objects, and one signatur
 read-only and writable memory. A *kind*, a scalar of the element's type whose value is not looked
 at, picks the signature: ``float32``, ``float64``, ``uint16`` for bfloat16, ``int16`` for float16.
 
-numba's cache looks at the time stamp of the file that a kernel stands in, not at this one's:
-touch the kernels' file after a change here.
+numba's cache looks at the time stamp of the file that a kernel stands in, not at this one's nor
+at those of `numba_vectors`, `numba_loops` and `numba_rows`: touch the kernels' files after a
+change there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from xent.losses.kernels.numba_vectors import DOUBLE, FLOAT, Vector
+from xent.losses.kernels.numba_vectors import fma as _fma
+
 __all__ = [
     "LN2",
     "LN2_REST",
@@ -29,8 +33,8 @@ __all__ = [
     "PERIODS",
     "bits_of",
     "compiled",
+    "constants_of",
     "exp_double",
-    "exp_single",
     "fence",
     "fma",
     "from_key",
@@ -39,24 +43,12 @@ __all__ = [
     "log1p_double",
     "log1p_single",
     "narrow",
-    "prefetch",
+    "size_of",
     "store",
-    "stream",
-    "transpose",
     "widen",
 ]
 
 F, N, L, U = np.float32, np.int32, np.int64, np.uint64
-VECTOR = 8
-FLOAT, DOUBLE, HALF, INT, LONG, WORD, BYTE = (
-    ir.FloatType(),
-    ir.DoubleType(),
-    ir.HalfType(),
-    ir.IntType(32),
-    ir.IntType(64),
-    ir.IntType(16),
-    ir.IntType(8),
-)
 
 
 def compiled(function: Any) -> Any:
@@ -78,7 +70,11 @@ def _element(builder: Any, address: Any, index: Any, element: Any) -> Any:
 @intrinsic
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a·b + c rounded once: an instruction, or the C library's where there is none."""
-    return a(a, a, a), lambda context, builder, signature, args: builder.fma(*args)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _fma(*(Vector(builder, value) for value in args)).value
+
+    return a(a, a, a), generate
 
 
 @intrinsic
@@ -104,98 +100,13 @@ def store(typing: Any, address: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def stream(typing: Any, source: Any, target: Any, index: Any, factor: Any) -> Any:
-    """Write eight float32 times a factor past the caches; the target must be 32-byte aligned.
-
-    A gradient is larger than any cache and is next read by another part of the program. Writing
-    it past the caches saves reading its old contents first.
-    """
+def size_of(typing: Any, kind: Any) -> Any:
+    """Return how many bytes an element has."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(FLOAT, VECTOR).as_pointer()
-        read = builder.bitcast(_element(builder, args[0], args[2], FLOAT), vector)
-        written = builder.bitcast(_element(builder, args[1], args[2], FLOAT), vector)
-        values = builder.load(read)
-        values.align = 4
-        nothing = ir.Constant(ir.VectorType(FLOAT, VECTOR), ir.Undefined)
-        first = builder.insert_element(nothing, args[3], ir.Constant(INT, 0))
-        lanes = ir.Constant(ir.VectorType(INT, VECTOR), [0] * VECTOR)
-        factors = builder.shuffle_vector(first, nothing, lanes)
-        write = builder.store(builder.fmul(values, factors), written)
-        write.align = 4 * VECTOR
-        write.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(INT, 1)]))
-        return context.get_dummy_value()
+        return ir.Constant(ir.IntType(64), kind.bitwidth // 8)
 
-    return types.void(types.int64, types.int64, types.int64, types.float32), generate
-
-
-def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    mask = ir.Constant(ir.VectorType(INT, VECTOR), lanes)
-    return builder.shuffle_vector(a, b, mask)
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Transpose eight vectors of eight, in three rounds of swaps of blocks of 4, 2 and 1."""
-    for size in (4, 2, 1):
-        lower = [i for i in range(VECTOR) if not i & size]
-        keep = [i if not i & size else VECTOR + i - size for i in range(VECTOR)]
-        swap = [i + size if not i & size else VECTOR + i for i in range(VECTOR)]
-        done = list(rows)
-        for i in lower:
-            done[i] = _shuffled(builder, rows[i], rows[i + size], keep)
-            done[i + size] = _shuffled(builder, rows[i], rows[i + size], swap)
-        rows = done
-    return rows
-
-
-@intrinsic
-def transpose(
-    typing: Any, kind: Any, source: Any, o: Any, step: Any, to_kind: Any, to: Any, p: Any, by: Any
-) -> Any:
-    """Copy an 8 × 8 block so that rows become columns, from one kind to another.
-
-    `o` and `p` are the elements to start at, `step` and `by` the elements between rows.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, source, o, step, _, to, p, by = args
-        element, to_element = context.get_data_type(kind), context.get_data_type(to_kind)
-
-        def place(address: Any, start: Any, stride: Any, row: int, element: Any) -> Any:
-            index = builder.add(start, builder.mul(stride, ir.Constant(LONG, row)))
-            vector = ir.VectorType(element, VECTOR).as_pointer()
-            return builder.bitcast(_element(builder, address, index, element), vector)
-
-        rows = []
-        for row in range(VECTOR):
-            value = builder.load(place(source, o, step, row, element))
-            value.align = 1
-            if kind == types.float64:
-                value = builder.fptrunc(value, ir.VectorType(FLOAT, VECTOR))
-            rows.append(_widened(builder, value, kind, VECTOR))
-        for row, value in enumerate(_transposed(builder, rows)):
-            narrowed = _narrowed(builder, value, to_kind, VECTOR)
-            write = builder.store(narrowed, place(to, p, by, row, to_element))
-            write.align = 1
-        return context.get_dummy_value()
-
-    whole = types.int64
-    return types.void(kind, whole, whole, whole, to_kind, whole, whole, whole), generate
-
-
-@intrinsic
-def prefetch(typing: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, which need not exist."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = BYTE.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, INT, INT, INT])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        read, second_level, data = (ir.Constant(INT, n) for n in (0, 2, 1))
-        builder.call(function, [builder.inttoptr(args[0], pointer), read, second_level, data])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+    return types.int64(kind), generate
 
 
 @intrinsic
@@ -225,52 +136,17 @@ def bits_of(typing: Any, value: Any) -> Any:
     return other(value), generate
 
 
-def _of_lanes(element: Any, lanes: int) -> Any:
-    return ir.VectorType(element, lanes) if lanes > 1 else element
-
-
-def _all(element: Any, value: int, lanes: int) -> Any:
-    return ir.Constant(_of_lanes(element, lanes), [value] * lanes if lanes > 1 else value)
-
-
-def _widened(builder: Any, x: Any, kind: Any, lanes: int = 1) -> Any:
-    """Return the instructions that make float32 of a half type or an integer."""
-    single = _of_lanes(FLOAT, lanes)
-    if kind == types.uint16:
-        word = builder.shl(builder.zext(x, _of_lanes(INT, lanes)), _all(INT, 16, lanes))
-        return builder.bitcast(word, single)
-    if kind == types.int16:
-        return builder.fpext(builder.bitcast(x, _of_lanes(HALF, lanes)), single)
-    return builder.sitofp(x, single) if kind == types.int64 else x
-
-
-def _narrowed(builder: Any, x: Any, kind: Any, lanes: int = 1) -> Any:
-    """Return the instructions that round float32 to a kind, to nearest and ties to even."""
-    if kind == types.float64:
-        return builder.fpext(x, _of_lanes(DOUBLE, lanes))
-    if kind == types.int16:
-        half = builder.fptrunc(x, _of_lanes(HALF, lanes))
-        return builder.bitcast(half, _of_lanes(WORD, lanes))
-    if kind != types.uint16:
-        return x
-    word = builder.bitcast(x, _of_lanes(INT, lanes))
-    sixteen = _all(INT, 16, lanes)
-    odd = builder.and_(builder.lshr(word, sixteen), _all(INT, 1, lanes))
-    rounded = builder.add(builder.add(word, odd), _all(INT, 0x7FFF, lanes))
-    rounded = builder.select(
-        builder.fcmp_unordered("uno", x, x), _all(INT, 0x7FC00000, lanes), rounded
-    )
-    return builder.trunc(builder.lshr(rounded, sixteen), _of_lanes(WORD, lanes))
-
-
 @intrinsic
 def widen(typing: Any, value: Any) -> Any:
     """Return a half type as float32, exactly; float32 and float64 as they are.
 
     Integers, which only the targets of rows that are not soft are, become some float32.
     """
-    to = types.float64 if value == types.float64 else types.float32
-    return to(value), lambda context, builder, signature, args: _widened(builder, args[0], value)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return Vector(builder, args[0]).widened(value).value
+
+    return (types.float64 if value == types.float64 else types.float32)(value), generate
 
 
 @intrinsic
@@ -283,7 +159,7 @@ def narrow(typing: Any, value: Any, kind: Any) -> Any:
             return x if value == types.float64 else builder.fpext(x, DOUBLE)
         if value == types.float64:
             x = builder.fptrunc(x, FLOAT)
-        return _narrowed(builder, x, kind)
+        return Vector(builder, x).narrowed(kind).value
 
     return kind(value, kind), generate
 
@@ -319,32 +195,18 @@ LN2_REST = 2.3190468138462996e-17
 PERIODS = 1.4426950408889634  # 1/log 2
 
 # (eʳ − 1 − r)/r² on |r| ≤ log(2)/2 to 3.1e-9 of eʳ: least squares, reweighted to the minimax.
-_Q0, _Q1, _Q2, _Q3, _Q4 = (
-    F(float.fromhex(c))
+_TERMS = tuple(
+    float.fromhex(c)
     for c in ("0x1.fffffcp-2", "0x1.555492p-3", "0x1.5558f2p-5", "0x1.1239e4p-7", "0x1.6a243p-10")
 )
 
 
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def exp_single(z, c):
-    """Return exp(z/T)·2^−N to 1 ulp, for z/T·log₂e in [−∞, 2^20], without rounding z − m.
-
-    The exponent is split as z = n·(T·log 2) + r; the power of two is shifted by the integer N,
-    so that a common offset or a wide gap costs no digit. Below 2^−127 the result is 0.
-
-    `c` is ``(floor, log₂e/T, high, low, 1/T, base)`` with T·log 2 = high + low, base the bits of
-    MAGIC + N less 127, and floor a little under (N − 127)·T·log 2.
-    """
-    floor, periods, high, low, inverse, base = c
-    z = floor if z < floor else z  # so that NaN stays
-    biased = fma(z, periods, MAGIC)
-    n = biased - MAGIC
-    r = fma(-n, low, fma(-n, high, z)) * inverse
-    # Not by Horner's rule: what limits a processor here is the length of the chain.
-    square = r * r
-    q = fma(fma(_Q4, square, fma(_Q3, r, _Q2)), square, fma(_Q1, r, _Q0))
-    p = fma(q, square, r) + F(1.0)
-    return p * bits_of(N(N(bits_of(biased) - base) << N(23)))
+def constants_of(temperature: float) -> tuple[np.float32, ...]:
+    """Return what `numba_loops.exp_single` wants to know of a temperature in [2^−20, 2^20]."""
+    high = F(temperature * LN2)
+    low = F((temperature * LN2 - float(high)) + temperature * LN2_REST)
+    terms = (F(c / temperature ** (k + 1)) for k, c in enumerate((1.0, *_TERMS)))
+    return (F(PERIODS / temperature), high, low, *terms)
 
 
 _INVERSE_FACTORIALS = tuple(

@@ -1,0 +1,305 @@
+"""Long rows, contiguous over classes: vectors run along a row.
+
+Rows are computed in a pipeline. While the exponentials of one are computed, from a cache, the
+maximum of the next is found, which brings that row from memory, and the gradient of the one before
+is written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xent.losses.kernels.numba_arithmetic import (
+    compiled,
+    fence,
+    from_key,
+    key_of,
+    load,
+    log1p_single,
+    narrow,
+    store,
+    widen,
+)
+from xent.losses.kernels.numba_loops import GROUP, LANES, exp_single, scaled, shift_of, sweep
+from xent.losses.kernels.numba_rows import (
+    BAD,
+    CONFIDENT,
+    KEPT,
+    TINY,
+    WIDE,
+    ZERO,
+    F,
+    add_to_sums,
+    class_weight,
+    clear_sums,
+    gradient_weight,
+    let_down,
+    next_row,
+    place_of,
+    plain,
+    plain_slope,
+    report,
+    summing,
+    within,
+)
+
+__all__ = ["over_classes", "over_classes_dense"]
+
+CHUNK = 512
+"""Exponentials that are kept where no gradient is asked for; a power of two."""
+
+
+@plain
+def _top(kind, z, n):
+    """Return the maximum; NaN is beyond any."""
+    top = np.int32(-(2**31))
+    for j in range(n):
+        top = max(top, key_of(widen(load(z, j, kind))))
+    return from_key(top)
+
+
+@summing
+def _sum_but(e, n, top):
+    """Return the sum of what is not the largest, and how often that is there."""
+    total, count = 0.0, 0.0
+    for j in range(n):
+        x = load(e, j, ZERO)
+        total += 0.0 if x == top else np.float64(x)
+        count += 1.0 if x == top else 0.0
+    return total, count
+
+
+@plain
+def _exponentials(kind, z, start, n, shift, say, e):
+    for j in range(n):
+        store(e, j, exp_single(widen(load(z, start + j, kind)), shift, say.constants))
+
+
+@plain
+def _write(kind, e, g, start, stop, factor, past):
+    scaled(kind, e, g, start, stop, factor, past)
+
+
+@plain
+def _place_of_top(kind, z, n, top):
+    """Return the last class whose logit is the maximum."""
+    place = np.int32(0)
+    for j in range(np.int32(n)):
+        place = max(place, np.int32(j) if widen(load(z, j, kind)) == top else np.int32(0))
+    return np.int64(place)
+
+
+@plain
+def _others(kind, z, n, y, shift, say, top, e_top, e, whole, total):
+    """Return the mass of all classes but the likeliest, given `sweep`'s sum of all.
+
+    No digit is lost to the likeliest: where it is more than all others (and therefore stands
+    alone), what has been summed with it in float32 is summed anew; where they are little beside
+    it, all of them are.
+    """
+    most = np.float64(e_top)
+    others = total - most
+    if not others < most:
+        return others
+    if others >= CONFIDENT * most:
+        j = y
+        if y < 0 or widen(load(z, y, kind)) != top:
+            j = _place_of_top(kind, z, n, top)
+        if j >= n // GROUP * GROUP:
+            return others
+        first, rest = j // GROUP * GROUP + j % LANES, 0.0
+        pairs = ZERO, ZERO
+        for u in range(0, GROUP, LANES):
+            x = exp_single(widen(load(z, first + u, kind)), shift, say.constants)
+            pairs = (pairs[0] + x, pairs[1]) if u < GROUP // 2 else (pairs[0], pairs[1] + x)
+            rest += np.float64(x) if first + u != j else 0.0
+        return (total - np.float64(pairs[0] + pairs[1])) + rest
+    others, count, j = 0.0, -1.0, 0
+    while j < n:
+        m = n if whole else min(CHUNK, n - j)
+        if not whole:
+            _exponentials(kind, z, j, m, shift, say, e)
+        part, equal = _sum_but(e, m, e_top)
+        others, count, j = others + part, count + equal, j + m
+    return others + count * most
+
+
+@within
+def _write_rest(kind, waiting, done):
+    """Write what is left of a gradient that waits."""
+    e, g, _, stop, factor, y, slope = waiting
+    if stop > 0:
+        _write(kind, e, g, done, stop, factor, True)
+        store(g, y, narrow(slope, kind))
+
+
+@compiled
+def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
+    """Compute some blocks of rows for class indices; scratch memory is 8 bytes a class and 256."""
+    n, size, whole = of.classes, of.itemsize, at.gradient != 0
+    kept = -1 if whole else CHUNK - 1
+    clear_sums(at, start, stop)
+    row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
+    row, y, weight = next_row(kind, target_kind, at, of, say, row, last, False)
+    z = at.logits + place_of(of.logits, of, row) * size
+    top = _top(kind, z, n) if row < last else ZERO
+    e = (scratch + 63) // 64 * 64
+    spare = e + (n + 15) // 16 * 64
+    nothing = (e, e, 0, 0, ZERO, 0, ZERO)
+    waiting = nothing
+    while row < last:
+        following, y_next, weight_next = next_row(
+            kind, target_kind, at, of, say, row + 1, last, False
+        )
+        z_next = z
+        if following < last:
+            z_next = at.logits + place_of(of.logits, of, following) * size
+        shift, usable = shift_of(top, say.constants)
+        if not usable:
+            add_to_sums(at, of, row, 0.0, 0.0, WIDE)
+            top = _top(kind, z_next, n)
+        else:
+            total, top_next, done = sweep(
+                kind, z, z_next, n, shift, say.constants, e, kept,
+                waiting[0], waiting[1], waiting[2], waiting[3], waiting[4],
+            )  # fmt: skip
+            _write_rest(kind, waiting, done)
+            waiting = nothing
+            e_top = exp_single(top, shift, say.constants)
+            others = _others(kind, z, n, y, shift, say, top, e_top, e, whole, total)
+            most = np.float64(e_top)
+            log_sum = log1p_single(others / most)
+            lse = log_sum + np.float64(top) / say.temperature
+            mass = class_weight(at, y)
+            z_y = widen(load(z, y, kind))
+            gap = np.float64(top) - np.float64(z_y)
+            loss = mass * log_sum + (mass * gap if mass != 0.0 else 0.0) / say.temperature
+            if say.z_loss != 0.0:
+                loss += say.z_loss * mass * lse * lse
+            if whole:
+                each = gradient_weight(at, say, row, weight) / (say.temperature * (others + most))
+                factor = each * mass * (1.0 + 2.0 * say.z_loss * lse)
+                e_y = np.float64(exp_single(z_y, shift, say.constants))
+                slope = each * plain_slope(mass, others, most, e_y, lse, say)
+                if 0.0 < abs(factor) < TINY:
+                    factor = let_down(e, 0, n, 1, factor)
+                g = at.gradient + place_of(of.gradient, of, row) * size
+                if of.streaming:
+                    ahead = -g % (LANES * size) // size if g % size == 0 else n
+                    _write(kind, e, g, 0, ahead, F(factor), False)
+                    waiting = (e, g, ahead, n, F(factor), y, F(slope))
+                    e, spare = spare, e
+                else:
+                    _write(kind, e, g, 0, n, F(factor), False)
+                    store(g, y, narrow(F(slope), kind))
+            report(at, row, loss, mass, lse)
+            state = KEPT if abs(lse) < np.inf else BAD
+            add_to_sums(at, of, row, weight * loss, weight * mass, state)
+            top = top_next
+        row, y, weight, z = following, y_next, weight_next, z_next
+    _write_rest(kind, waiting, waiting[2])
+    if of.streaming:
+        fence()
+
+
+# ---- dense targets -------------------------------------------------------------------------------
+
+
+@summing
+def _allowed(kind, z, n):
+    """Return how many classes are not masked."""
+    count = 0.0
+    for j in range(n):
+        count += 1.0 if widen(load(z, j, kind)) > -np.inf else 0.0
+    return count
+
+
+@plain
+def _fill_targets(kind, target_kind, at, say, z, to, y, n, t):
+    """Write the target's masses, smoothed, as float32; a class index is `y` ≥ 0."""
+    if y < 0:
+        for j in range(n):
+            store(t, j, F(widen(load(at.targets, to + j, target_kind))))
+    else:
+        for j in range(n):
+            store(t, j, ZERO)
+        store(t, y, F(1.0))
+    if say.smoothing != 0.0:
+        kept = F(1.0 - say.smoothing)
+        share = F(say.smoothing / _allowed(kind, z, n))
+        for j in range(n):
+            part = share if widen(load(z, j, kind)) > -np.inf else ZERO
+            store(t, j, load(t, j, ZERO) * kept + part)
+
+
+@summing
+def _surprise(kind, at, z, n, t, top):
+    """Return Σ t·(m − z), with 0·∞ = 0, and Σ t; t is weighted by class."""
+    total, mass = 0.0, 0.0
+    for j in range(n):
+        share = np.float64(load(t, j, ZERO)) * class_weight(at, j)
+        gap = np.float64(top) - np.float64(widen(load(z, j, kind)))
+        total += 0.0 if share == 0.0 else share * gap
+        mass += share
+    return total, mass
+
+
+@plain
+def _write_soft(kind, at, e, t, g, n, parts):
+    """Write (p·(a − t) − t·(1 − p))·h, where 1 − p of the likeliest is the others' share."""
+    top, inverse, others, a, h = parts
+    for j in range(n):
+        x, share = load(e, j, ZERO), load(t, j, ZERO) * F(class_weight(at, j))
+        p = x * inverse
+        rest = others if x == top else F(1.0) - p
+        store(g, j, narrow((p * (a - share) - share * rest) * h, kind))
+
+
+@compiled
+def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratch):
+    """Compute some blocks of rows for dense targets; scratch memory is as for `over_classes`."""
+    n, size = of.classes, of.itemsize
+    clear_sums(at, start, stop)
+    row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
+    row, y, weight = next_row(kind, target_kind, at, of, say, row, last, soft)
+    z = at.logits + place_of(of.logits, of, row) * size
+    top = _top(kind, z, n) if row < last else ZERO
+    e = (scratch + 63) // 64 * 64
+    t = e + (n + 15) // 16 * 64
+    while row < last:
+        following, y_next, weight_next = next_row(
+            kind, target_kind, at, of, say, row + 1, last, soft
+        )
+        z_next = z
+        if following < last:
+            z_next = at.logits + place_of(of.logits, of, following) * size
+        shift, usable = shift_of(top, say.constants)
+        if not usable:
+            add_to_sums(at, of, row, 0.0, 0.0, WIDE)
+            top = _top(kind, z_next, n)
+        else:
+            total, top_next, _ = sweep(
+                kind, z, z_next, n, shift, say.constants, e, -1, e, e, 0, 0, ZERO
+            )
+            e_top = exp_single(top, shift, say.constants)
+            others = _others(kind, z, n, y, shift, say, top, e_top, e, True, total)
+            whole = others + np.float64(e_top)
+            log_sum = log1p_single(others / np.float64(e_top))
+            lse = log_sum + np.float64(top) / say.temperature
+            to = place_of(of.targets, of, row)
+            _fill_targets(kind, target_kind, at, say, z, to, y, n, t)
+            surprise, mass = _surprise(kind, at, z, n, t, top)
+            loss = mass * log_sum + surprise / say.temperature
+            if say.z_loss != 0.0:
+                loss += say.z_loss * mass * lse * lse
+            if at.gradient != 0:
+                g = at.gradient + place_of(of.gradient, of, row) * size
+                slope = F(mass * (1.0 + 2.0 * say.z_loss * lse))
+                each = F(gradient_weight(at, say, row, weight) / say.temperature)
+                parts = (e_top, F(1.0 / whole), F(others / whole), slope, each)
+                _write_soft(kind, at, e, t, g, n, parts)
+            report(at, row, loss, mass, lse)
+            state = KEPT if abs(lse) < np.inf else BAD
+            add_to_sums(at, of, row, weight * loss, weight * mass, state)
+            top = top_next
+        row, y, weight, z = following, y_next, weight_next, z_next

@@ -1,0 +1,545 @@
+"""The innermost loops of the CPU kernels for rows, as vectors.
+
+Two families: `sweep` and `scaled` run along the classes of one long row; the others run over a
+block of neighbouring rows, whose logits stand class by class in scratch memory, so that a vector
+holds one class of several rows.
+
+Exponentials are exp(z/T)·2^−N with an integer N for each row, split as z = n·(T·log 2) + r. Nothing
+is subtracted from z before it is rounded to an exponent and a remainder, so that neither a common
+offset nor a wide gap costs a digit. Sums are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from xent.losses.kernels.numba_vectors import (
+    DOUBLE,
+    FLOAT,
+    INT,
+    LANES,
+    Memory,
+    Vector,
+    all_of,
+    count,
+    fma,
+    joined,
+    larger,
+    number,
+    of_lanes,
+    spread,
+    transposed,
+)
+
+__all__ = [
+    "GROUP",
+    "LANES",
+    "block_exponentials",
+    "block_of_classes",
+    "block_of_rows",
+    "block_to_classes",
+    "block_to_rows",
+    "block_tops",
+    "exp_single",
+    "scaled",
+    "shift_of",
+    "sweep",
+]
+
+whole, single, double = types.int64, types.float32, types.float64
+Shift = types.UniTuple(single, 2)
+Constants = types.UniTuple(single, 9)
+MAGIC = 1.5 * 2.0**23
+"""Added and subtracted, it rounds float32 to an integer, which then stands in the lowest bits."""
+TOGETHER = 4
+"""Vectors that are computed step by step with each other."""
+GROUP = TOGETHER * LANES
+
+
+def _spans(
+    start: Vector, stop: Vector, body: Callable[[Vector, int, int], None], together: int = TOGETHER
+) -> None:
+    """Write a loop over [start, stop): by several vectors, then by one, then by numbers."""
+    for units, lanes in ((together, LANES), (1, LANES), (1, 1)):
+
+        def one(i: Vector, _: Any, units: int = units, lanes: int = lanes) -> list[Vector]:
+            body(i, units, lanes)
+            return []
+
+        start, _ = count(start, stop, units * lanes, [], one)
+
+
+# ---- exponentials --------------------------------------------------------------------------------
+
+
+def _members(builder: Any, pack: Any, lanes: int) -> list[Vector]:
+    return [
+        spread(Vector(builder, builder.extract_value(pack, k)), lanes)
+        for k in range(pack.type.count)
+    ]
+
+
+def _exponentials(
+    zs: list[Vector], floors: list[Vector], magics: list[Vector], constants: list[Vector]
+) -> list[Vector]:
+    """Write exp(z/T)·2^−N of several vectors, step by step."""
+    periods, high, low, *terms = constants
+    # NaN is not below the floor and stays.
+    zs = [f.where(z.compare("<", f), z) for z, f in zip(zs, floors, strict=True)]
+    biased = [fma(z, periods, m) for z, m in zip(zs, magics, strict=True)]
+    turns = [m - b for m, b in zip(magics, biased, strict=True)]  # −n
+    rests = [fma(n, high, z) for n, z in zip(turns, zs, strict=True)]
+    rests = [fma(n, low, r) for n, r in zip(turns, rests, strict=True)]
+    powers = [(b.bits(INT) << 23).bits(FLOAT) for b in biased]
+    values = [fma(terms[-1], r, terms[-2]) for r in rests]
+    for term in reversed(terms[:-2]):
+        values = [fma(v, r, term) for v, r in zip(values, rests, strict=True)]
+    values = [fma(v, r, 1.0) for v, r in zip(values, rests, strict=True)]
+    return [v * p for v, p in zip(values, powers, strict=True)]
+
+
+LARGEST = 2.0**18
+"""Powers of two from which float32 has too few digits left for the fraction of an exponent."""
+LIFT = 64.0
+"""Powers of two by which exponentials are raised, so that what is tiny beside the likeliest class
+keeps its digits: a subnormal loss, a normal gradient under a large weight."""
+
+
+def _shift(top: Vector, constants: list[Vector]) -> tuple[Vector, Vector]:
+    """Write the shift with which a row's largest exponential is about 2^LIFT."""
+    periods, high, *_ = constants
+    turns = fma(top, periods, MAGIC) - MAGIC
+    return (turns - (127.25 + LIFT)) * high, turns.subtracted_from(MAGIC) + (127.0 + LIFT)
+
+
+@intrinsic
+def shift_of(typing: Any, top: Any, constants: Any) -> Any:
+    """Return what `exp_single` wants to know of a row with that maximum, and whether it will do.
+
+    It will not for an infinite maximum nor for NaN, nor beyond LARGEST powers of two.
+    """
+    returned = types.Tuple((Shift, types.boolean))
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        top, own = Vector(builder, args[0]), _members(builder, args[1], 1)
+        shift = context.make_tuple(builder, Shift, [v.value for v in _shift(top, own)])
+        turns = fma(top, own[0], MAGIC) - MAGIC
+        size = turns.where(turns.compare(">", 0.0), turns.subtracted_from(0.0))
+        return context.make_tuple(builder, returned, [shift, size.compare("<", LARGEST).value])
+
+    return returned(single, Constants), generate
+
+
+@intrinsic
+def exp_single(typing: Any, z: Any, shift: Any, constants: Any) -> Any:
+    """Return exp(z/T)·2^−N to 1 ulp, for z/T·log₂e in [−∞, 2^20]; below 2^−127 it is 0.
+
+    `shift` is ``(floor, magic)``: a little under (N − 127)·T·log 2, and 1.5·2²³ + 127 − N, to
+    which a product is added so that the exponent's bits stand in the lowest bits of the sum.
+    `constants` is ``(log₂e/T, high, low, terms)``, with T·log 2 = high + low and the coefficients
+    of (exp(r/T) − 1)/r on |r| ≤ T·log(2)/2, lowest first.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        z, shift, constants = args
+        floor, magic = _members(builder, shift, 1)
+        made = _exponentials(
+            [Vector(builder, z)], [floor], [magic], _members(builder, constants, 1)
+        )
+        return made[0].value
+
+    return single(single, Shift, Constants), generate
+
+
+# ---- along the classes of a row ------------------------------------------------------------------
+
+
+@intrinsic
+def sweep(
+    typing: Any, kind: Any, z: Any, following: Any, n: Any, shift: Any, constants: Any, e: Any,
+    mask: Any, waiting: Any, g: Any, start: Any, stop: Any, factor: Any,
+) -> Any:  # fmt: skip
+    """Compute a row's exponentials; find another row's maximum; write a third row's gradient.
+
+    One loop does all three, so that memory and arithmetic are always busy: the processor reads
+    logits ahead and writes gradients behind while it computes what is in its caches.
+
+    Parameters
+    ----------
+    z, following
+        The row of n classes, and the one that is next.
+    e, mask
+        Exponential j is kept at ``e[j & mask]``.
+    waiting, g, start, stop, factor
+        From element `start` on, whose address must be a multiple of LANES elements, as much of
+        ``g[start:stop] = waiting·factor`` is written past the caches as whole steps can.
+
+    Returns
+    -------
+    tuple
+        Σ of the exponentials, the maximum of the following row (NaN passed over), and the element
+        of the gradient that is not written yet. The sum is one in float64 of sums of TOGETHER
+        exponentials in float32: of j, j + LANES, …, and of single ones at the end of the row.
+    """
+    returned = types.Tuple((double, single, whole))
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, z, following, n, shift, constants, e, mask, waiting, g, start, stop, factor = args
+        logits, ahead = Memory(builder, z, kind), Memory(builder, following, kind)
+        kept, behind = Memory(builder, e), Memory(builder, waiting)
+        gradient = Memory(builder, g, kind)
+        n, mask, start, stop, factor = (Vector(builder, v) for v in (n, mask, start, stop, factor))
+
+        def body(units: int, lanes: int, writes: bool) -> Any:
+            floor, magic = _members(builder, shift, lanes)
+            own = _members(builder, constants, lanes)
+            by = spread(factor, lanes)
+
+            def step(j: Vector, carried: list[Vector]) -> list[Vector]:
+                half = max(1, len(carried) // 2)
+                sums, tops = carried[:half], carried[half:]
+                places = [j + lanes * u for u in range(units)]
+                zs = [logits.load(p, lanes) for p in places]
+                made = _exponentials(zs, [floor] * units, [magic] * units, own)
+                together = made
+                while len(together) > 1:
+                    together = [a + b for a, b in zip(together[::2], together[1::2], strict=True)]
+                sums = [s + d for s, d in zip(sums, together[0].doubles(), strict=True)]
+                for u, (place, value) in enumerate(zip(places, made, strict=True)):
+                    kept.store(place & mask, value)
+                    k = u % len(tops)
+                    tops[k] = larger(ahead.load(place, lanes), tops[k])
+                    if writes:
+                        gradient.store(
+                            place + start, behind.load(place + start, lanes) * by, past=True
+                        )
+                return [*sums, *tops]
+
+            return step
+
+        zero = Vector(builder, all_of(of_lanes(DOUBLE, LANES // 2), 0.0))
+        least = Vector(builder, all_of(of_lanes(FLOAT, LANES), float("-inf")))
+        room = stop - start
+        limit = room.where(room.compare("<", n), n)
+        j, carried = count(
+            number(builder, 0),
+            limit,
+            GROUP,
+            [zero, zero, least, least],
+            body(TOGETHER, LANES, True),
+        )
+        written = j + start
+        j, carried = count(j, n, GROUP, carried, body(TOGETHER, LANES, False))
+        j, carried = count(j, n, LANES, carried, body(1, LANES, False))
+        sums, tops = carried[0] + carried[1], larger(carried[2], carried[3])
+        total, top = sums.lane(0), tops.lane(0)
+        for i in range(1, LANES // 2):
+            total = total + sums.lane(i)
+        for i in range(1, LANES):
+            top = larger(tops.lane(i), top)
+        _, (total, top) = count(j, n, 1, [total, top], body(1, 1, False))
+        return context.make_tuple(builder, returned, [total.value, top.value, written.value])
+
+    return returned(
+        kind,
+        whole,
+        whole,
+        whole,
+        Shift,
+        Constants,
+        whole,
+        whole,
+        whole,
+        whole,
+        whole,
+        whole,
+        single,
+    ), generate
+
+
+@intrinsic
+def scaled(
+    typing: Any, kind: Any, e: Any, g: Any, start: Any, stop: Any, factor: Any, past: Any
+) -> Any:
+    """Write ``g[start:stop] = e·factor``; past the caches where `past`: `start` is aligned then."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, e, g, start, stop, factor, past = args
+        source, to = Memory(builder, e), Memory(builder, g, kind)
+        start, stop, factor = (Vector(builder, v) for v in (start, stop, factor))
+
+        def write(through: bool) -> Callable[[Vector, int, int], None]:
+            def body(j: Vector, units: int, lanes: int) -> None:
+                for u in range(units):
+                    value = source.load(j + lanes * u, lanes) * spread(factor, lanes)
+                    to.store(j + lanes * u, value, past=through and lanes > 1)
+
+            return body
+
+        with builder.if_else(past) as (then, otherwise):
+            with then:
+                _spans(start, stop, write(True))
+            with otherwise:
+                _spans(start, stop, write(False))
+        return context.get_dummy_value()
+
+    return types.void(kind, whole, whole, whole, whole, single, types.boolean), generate
+
+
+# ---- over a block of rows ------------------------------------------------------------------------
+#
+# In scratch memory, class j of row i of m stands at j·m + i.
+
+
+@intrinsic
+def block_of_classes(typing: Any, kind: Any, z: Any, step: Any, n: Any, m: Any, to: Any) -> Any:
+    """Copy a block whose rows are neighbours in memory, with `step` elements between classes."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, z, step, n, m, to = args
+        logits, block = Memory(builder, z, kind), Memory(builder, to)
+        step, n, m = (Vector(builder, v) for v in (step, n, m))
+
+        def one_class(j: Vector, _: Any) -> list[Vector]:
+            def copy(i: Vector, units: int, lanes: int) -> None:
+                places = [i + lanes * u for u in range(units)]
+                values = [logits.load(j * step + p, lanes).singles() for p in places]
+                for place, value in zip(places, values, strict=True):
+                    block.store(j * m + place, value)
+
+            _spans(number(builder, 0), m, copy)
+            return []
+
+        count(number(builder, 0), n, 1, [], one_class)
+        return context.get_dummy_value()
+
+    return types.void(kind, whole, whole, whole, whole, whole), generate
+
+
+@intrinsic
+def block_of_rows(
+    typing: Any, kind: Any, z: Any, step: Any, along: Any, n: Any, m: Any, to: Any
+) -> Any:
+    """Copy a block with `step` elements between classes and `along` between rows.
+
+    Where classes are neighbours, LANES rows of LANES classes are turned over at a time.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, z, step, along, n, m, to = args
+        logits, block = Memory(builder, z, kind), Memory(builder, to)
+        step, along, n, m = (Vector(builder, v) for v in (step, along, n, m))
+        zero = number(builder, 0)
+
+        def rows(i: Vector, units: int, lanes: int) -> None:
+            def turn(j: Vector, _: Any) -> list[Vector]:
+                parts = [logits.load((i + r) * along + j, LANES).singles() for r in range(LANES)]
+                for k, value in enumerate(transposed(parts)):
+                    block.store((j + k) * m + i, value)
+                return []
+
+            def gather(j: Vector, _: Any) -> list[Vector]:
+                parts = [logits.load((i + r) * along + j * step, 1).singles() for r in range(lanes)]
+                block.store(j * m + i, joined(parts))
+                return []
+
+            j = zero
+            if lanes > 1:
+                dense = n.where(step.compare("==", 1), zero)
+                j, _ = count(j, dense, LANES, [], turn)
+            count(j, n, 1, [], gather)
+
+        _spans(zero, m, rows, together=1)
+        return context.get_dummy_value()
+
+    return types.void(kind, whole, whole, whole, whole, whole, whole), generate
+
+
+def _top(block: Memory, n: Vector, m: Vector, i: Vector, lanes: int) -> Vector:
+    """Write the maxima of neighbouring rows of a block; NaN is passed over."""
+    least = Vector(i.builder, all_of(of_lanes(FLOAT, lanes), float("-inf")))
+
+    def body(units: int) -> Any:
+        def step(j: Vector, tops: list[Vector]) -> list[Vector]:
+            values = [block.load((j + u) * m + i, lanes) for u in range(units)]
+            return [larger(v, t) for v, t in zip(values, tops, strict=True)]
+
+        return step
+
+    j, (one, two) = count(number(i.builder, 0), n, 2, [least, least], body(2))
+    _, (top,) = count(j, n, 1, [larger(one, two)], body(1))
+    return top
+
+
+@intrinsic
+def block_tops(
+    typing: Any, z: Any, n: Any, m: Any, constants: Any, tops: Any, floors: Any, magics: Any
+) -> Any:
+    """Find the maxima of a block's rows, NaN passed over, and the shifts that go with them."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        z, n, m, constants, *results = args
+        block = Memory(builder, z)
+        best, floor_of, magic_of = (Memory(builder, a) for a in results)
+        n, m = Vector(builder, n), Vector(builder, m)
+
+        def rows(i: Vector, units: int, lanes: int) -> None:
+            top = _top(block, n, m, i, lanes)
+            floor, magic = _shift(top, _members(builder, constants, lanes))
+            best.store(i, top)
+            floor_of.store(i, floor)
+            magic_of.store(i, magic)
+
+        _spans(number(builder, 0), m, rows, together=1)
+        return context.get_dummy_value()
+
+    return types.void(whole, whole, whole, Constants, whole, whole, whole), generate
+
+
+@intrinsic
+def block_exponentials(
+    typing: Any, e: Any, n: Any, m: Any, constants: Any, tops: Any, floors: Any, magics: Any,
+    e_tops: Any, others: Any,
+) -> Any:  # fmt: skip
+    """Replace a block's logits by their exponentials.
+
+    Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less that. Of
+    a row for which `shift_of` will not do, they are anything.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, n, m, constants, *places, others = args
+        block, rest = Memory(builder, e), Memory(builder, others, double)
+        best, floor_of, magic_of, most = (Memory(builder, a) for a in places)
+        n, m, zero = Vector(builder, n), Vector(builder, m), number(builder, 0)
+
+        def likeliest(i: Vector, units: int, lanes: int) -> None:
+            own = _members(builder, constants, lanes)
+            places = [i + lanes * u for u in range(units)]
+            tops, floor, magic = (
+                [a.load(p, lanes) for p in places] for a in (best, floor_of, magic_of)
+            )
+            for p, value in zip(places, _exponentials(tops, floor, magic, own), strict=True):
+                most.store(p, value)
+
+        def rows(i: Vector, units: int, lanes: int) -> None:
+            own = _members(builder, constants, lanes)
+            floor, magic = floor_of.load(i, lanes), magic_of.load(i, lanes)
+
+            def classes(together: int) -> Any:
+                def body(j: Vector, sums: list[Vector]) -> list[Vector]:
+                    places = [(j + k) * m + i for k in range(together)]
+                    zs = [block.load(p, lanes) for p in places]
+                    made = _exponentials(zs, [floor] * together, [magic] * together, own)
+                    for place, value in zip(places, made, strict=True):
+                        block.store(place, value)
+                        sums = [s + d for s, d in zip(sums, value.doubles(), strict=True)]
+                    return sums
+
+                return body
+
+            half = max(1, lanes // 2)
+            nothing = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
+            sums, j = [nothing] * (lanes // half), zero
+            for together in (TOGETHER, 2, 1):
+                j, sums = count(j, n, together, sums, classes(together))
+            top = most.load(i, lanes).doubles()
+            for k, (s, d) in enumerate(zip(sums, top, strict=True)):
+                rest.store(i + half * k, s - d)
+
+        _spans(zero, m, likeliest)
+        _spans(zero, m, rows, together=1)
+        return context.get_dummy_value()
+
+    return types.void(whole, whole, whole, Constants, whole, whole, whole, whole, whole), generate
+
+
+@intrinsic
+def block_to_classes(
+    typing: Any, kind: Any, e: Any, n: Any, m: Any, g: Any, step: Any, factors: Any, targets: Any,
+    slopes: Any, past: Any,
+) -> Any:  # fmt: skip
+    """Write a block times its rows' factors, and at a row's target (int32) its slope instead.
+
+    The inverse of `block_of_classes`; past the caches where `past`: every class then starts at a
+    multiple of LANES elements.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, e, n, m, g, step, factors, targets, slopes, past = args
+        block, gradient = Memory(builder, e), Memory(builder, g, kind)
+        factor, slope = Memory(builder, factors), Memory(builder, slopes)
+        target = Memory(builder, targets, types.int32)
+        n, m, step = (Vector(builder, v) for v in (n, m, step))
+
+        def write(through: bool) -> Any:
+            def body(j: Vector, _: Any) -> list[Vector]:
+                narrow = Vector(builder, builder.trunc(j.value, INT))
+
+                def rows(i: Vector, units: int, lanes: int) -> None:
+                    for u in range(units):
+                        place = i + lanes * u
+                        value = block.load(j * m + place, lanes) * factor.load(place, lanes)
+                        here = target.load(place, lanes).compare("==", spread(narrow, lanes))
+                        value = slope.load(place, lanes).where(here, value)
+                        gradient.store(j * step + place, value, past=through and lanes > 1)
+
+                _spans(number(builder, 0), m, rows)
+                return []
+
+            return body
+
+        with builder.if_else(past) as (then, otherwise):
+            with then:
+                count(number(builder, 0), n, 1, [], write(True))
+            with otherwise:
+                count(number(builder, 0), n, 1, [], write(False))
+        return context.get_dummy_value()
+
+    return types.void(
+        kind, whole, whole, whole, whole, whole, whole, whole, whole, types.boolean
+    ), generate
+
+
+@intrinsic
+def block_to_rows(
+    typing: Any, kind: Any, e: Any, n: Any, m: Any, g: Any, step: Any, along: Any, factors: Any
+) -> Any:
+    """Write a block times its rows' factors; the inverse of `block_of_rows`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, e, n, m, g, step, along, factors = args
+        block, gradient = Memory(builder, e), Memory(builder, g, kind)
+        factor = Memory(builder, factors)
+        n, m, step, along = (Vector(builder, v) for v in (n, m, step, along))
+        zero = number(builder, 0)
+
+        def rows(i: Vector, units: int, lanes: int) -> None:
+            by = factor.load(i, lanes)
+
+            def turn(j: Vector, _: Any) -> list[Vector]:
+                parts = [block.load((j + k) * m + i, LANES) * by for k in range(LANES)]
+                for r, value in enumerate(transposed(parts)):
+                    gradient.store((i + r) * along + j, value)
+                return []
+
+            def scatter(j: Vector, _: Any) -> list[Vector]:
+                value = block.load(j * m + i, lanes) * by
+                for r in range(lanes):
+                    gradient.store((i + r) * along + j * step, value.lane(r))
+                return []
+
+            j = zero
+            if lanes > 1:
+                dense = n.where(step.compare("==", 1), zero)
+                j, _ = count(j, dense, LANES, [], turn)
+            count(j, n, 1, [], scatter)
+
+        _spans(zero, m, rows, together=1)
+        return context.get_dummy_value()
+
+    return types.void(kind, whole, whole, whole, whole, whole, whole, whole), generate
