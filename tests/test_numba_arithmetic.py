@@ -19,12 +19,11 @@ from xent.losses.kernels.numba_arithmetic import (
     key_of,
     load,
     log1p_double,
-    log1p_single,
     narrow,
     store,
     widen,
 )
-from xent.losses.kernels.numba_loops import MAGIC, exp_single
+from xent.losses.kernels.numba_loops import MAGIC, exp_single, log1p_single
 
 F, N = np.float32, np.int32
 KINDS = {

@@ -29,7 +29,6 @@ from xent.losses.kernels.numba_vectors import fma as _fma
 __all__ = [
     "LN2",
     "LN2_REST",
-    "MAGIC",
     "PERIODS",
     "bits_of",
     "compiled",
@@ -41,7 +40,6 @@ __all__ = [
     "key_of",
     "load",
     "log1p_double",
-    "log1p_single",
     "narrow",
     "size_of",
     "store",
@@ -185,8 +183,7 @@ def from_key(key):
 
 # ---- exponentials --------------------------------------------------------------------------------
 
-# Added and subtracted, they round to an integer, which then stands in the lowest bits.
-MAGIC = F(1.5 * 2**23)
+# Added and subtracted, it rounds to an integer, which then stands in the lowest bits.
 MAGIC_DOUBLE = 1.5 * 2.0**52
 _BIASED_DOUBLE = L(0x4338000000000000 - 1023)
 
@@ -259,17 +256,4 @@ def log1p_double(r):
     series = z * fma(fma(series, z, _A2), z, _A1)
     square = 0.5 * f * f
     log = k * LN2 + (f - (square - (s * (square + series) + (lost + k * LN2_REST))))
-    return log + (u - u)
-
-
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
-def log1p_single(r):
-    """Return log(1 + r) to 1e-9 for 0 ≤ r ≤ 2^20, with fewer terms and one division less."""
-    u = 1.0 + r
-    k, f = _split(u)
-    s = f / (2.0 + f)
-    z = s * s
-    series = z * fma(fma(fma(fma(_A5, z, _A4), z, _A3), z, _A2), z, _A1)
-    square = 0.5 * f * f
-    log = k * LN2 + (f - (square - (s * (square + series) + (r - (u - 1.0)))))
     return log + (u - u)

@@ -15,12 +15,19 @@ from xent.losses.kernels.numba_arithmetic import (
     from_key,
     key_of,
     load,
-    log1p_single,
     narrow,
     store,
     widen,
 )
-from xent.losses.kernels.numba_loops import GROUP, LANES, exp_single, scaled, shift_of, sweep
+from xent.losses.kernels.numba_loops import (
+    GROUP,
+    LANES,
+    exp_single,
+    log1p_single,
+    scaled,
+    shift_of,
+    sweep,
+)
 from xent.losses.kernels.numba_rows import (
     BAD,
     CONFIDENT,

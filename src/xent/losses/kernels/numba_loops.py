@@ -17,11 +17,13 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from xent.losses.kernels.numba_arithmetic import LN2
 from xent.losses.kernels.numba_vectors import (
     DOUBLE,
     FLOAT,
     INT,
     LANES,
+    LONG,
     Memory,
     Vector,
     all_of,
@@ -39,12 +41,15 @@ __all__ = [
     "GROUP",
     "LANES",
     "block_exponentials",
+    "block_losses",
     "block_of_classes",
     "block_of_rows",
+    "block_slopes",
     "block_to_classes",
     "block_to_rows",
     "block_tops",
     "exp_single",
+    "log1p_single",
     "scaled",
     "shift_of",
     "sweep",
@@ -55,6 +60,8 @@ Shift = types.UniTuple(single, 2)
 Constants = types.UniTuple(single, 9)
 MAGIC = 1.5 * 2.0**23
 """Added and subtracted, it rounds float32 to an integer, which then stands in the lowest bits."""
+MAGIC_DOUBLE, MAGIC_DOUBLE_BITS = 1.5 * 2.0**52, 0x4338000000000000
+ROOT_HALF_BITS = 0x3FE6A09E667F3BCD
 TOGETHER = 4
 """Vectors that are computed step by step with each other."""
 GROUP = TOGETHER * LANES
@@ -71,6 +78,13 @@ def _spans(
             return []
 
         start, _ = count(start, stop, units * lanes, [], one)
+
+
+def _sum_of_lanes(vector: Vector) -> Vector:
+    total = vector.lane(0)
+    for i in range(1, vector.lanes):
+        total = total + vector.lane(i)
+    return total
 
 
 # ---- exponentials --------------------------------------------------------------------------------
@@ -155,6 +169,34 @@ def exp_single(typing: Any, z: Any, shift: Any, constants: Any) -> Any:
     return single(single, Shift, Constants), generate
 
 
+def _log1p(r: Vector) -> Vector:
+    """Write log(1 + r) to 1e-9 for 0 ≤ r ≤ 2^20; NaN for NaN and for ∞."""
+    u = r + 1.0
+    # u = 2^k·(1 + f) with 1 + f in [√½, √2). As u ≥ 1, k ≥ 0 and a logical shift does.
+    k = (u.bits(LONG) - ROOT_HALF_BITS) >> 52
+    f = (u.bits(LONG) - (k << 52)).bits(DOUBLE) - 1.0
+    s = f / (f + 2.0)
+    z = s * s
+    series = fma(z, 2.0 / 11, 2.0 / 9)
+    for term in (2.0 / 7, 2.0 / 5, 2.0 / 3):
+        series = fma(series, z, term)
+    square = f * f * 0.5
+    lost = r - (u - 1.0)
+    log = (k + MAGIC_DOUBLE_BITS).bits(DOUBLE) - MAGIC_DOUBLE
+    log = log * LN2 + (f - (square - (s * (square + z * series) + lost)))
+    return log + (u - u)
+
+
+@intrinsic
+def log1p_single(typing: Any, r: Any) -> Any:
+    """Return log(1 + r) to 1e-9 for 0 ≤ r ≤ 2^20, in float64; NaN for NaN and for ∞."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _log1p(Vector(builder, args[0])).value
+
+    return double(double), generate
+
+
 # ---- along the classes of a row ------------------------------------------------------------------
 
 
@@ -236,9 +278,7 @@ def sweep(
         j, carried = count(j, n, GROUP, carried, body(TOGETHER, LANES, False))
         j, carried = count(j, n, LANES, carried, body(1, LANES, False))
         sums, tops = carried[0] + carried[1], larger(carried[2], carried[3])
-        total, top = sums.lane(0), tops.lane(0)
-        for i in range(1, LANES // 2):
-            total = total + sums.lane(i)
+        total, top = _sum_of_lanes(sums), tops.lane(0)
         for i in range(1, LANES):
             top = larger(tops.lane(i), top)
         _, (total, top) = count(j, n, 1, [total, top], body(1, 1, False))
@@ -456,6 +496,100 @@ def block_exponentials(
         return context.get_dummy_value()
 
     return types.void(whole, whole, whole, Constants, whole, whole, whole, whole, whole), generate
+
+
+def _doubles_of(memory: Memory, i: Vector, lanes: int) -> Vector:
+    """Write the reading of float32 as float64."""
+    value = memory.load(i, lanes)
+    return value._made(value.builder.fpext(value.value, of_lanes(DOUBLE, lanes)))
+
+
+@intrinsic
+def block_losses(
+    typing: Any, m: Any, weights: Any, others: Any, e_tops: Any, tops: Any, masses: Any,
+    surprise: Any, losses: Any, lses: Any, inverse: Any, z_loss: Any,
+) -> Any:  # fmt: skip
+    """Fill the losses and log-sum-exps of m rows; return Σ weight·loss and Σ weight·mass.
+
+    `inverse` is 1/T; all arrays are float64 but the exponentials of the maxima, and the maxima.
+    """
+    returned = types.UniTuple(double, 2)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        m, *addresses, inverse, z_loss = args
+        weight_of, other, e_top, top, mass_of, gap, loss_of, lse_of = (
+            Memory(builder, a, single if k in (2, 3) else double) for k, a in enumerate(addresses)
+        )
+
+        def body(lanes: int) -> Any:
+            inverse_of, z_weight = (spread(Vector(builder, v), lanes) for v in (inverse, z_loss))
+
+            def step(i: Vector, sums: list[Vector]) -> list[Vector]:
+                log_sum = _log1p(other.load(i, lanes) / _doubles_of(e_top, i, lanes))
+                lse = log_sum + _doubles_of(top, i, lanes) * inverse_of
+                weight, mass = weight_of.load(i, lanes), mass_of.load(i, lanes)
+                loss = mass * (log_sum + z_weight * lse * lse) + gap.load(i, lanes) * inverse_of
+                loss_of.store(i, loss)
+                lse_of.store(i, lse)
+                return [sums[0] + weight * loss, sums[1] + weight * mass]
+
+            return step
+
+        half = LANES // 2
+        nothing = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
+        m = Vector(builder, m)
+        i, sums = count(number(builder, 0), m, half, [nothing, nothing], body(half))
+        _, sums = count(i, m, 1, [_sum_of_lanes(s) for s in sums], body(1))
+        return context.make_tuple(builder, returned, [s.value for s in sums])
+
+    return returned(*[whole] * 9, double, double), generate
+
+
+@intrinsic
+def block_slopes(
+    typing: Any, m: Any, scaled: Any, others: Any, e_tops: Any, masses: Any, lses: Any, e_y: Any,
+    slopes: Any, factors: Any, inverse: Any, z_loss: Any,
+) -> Any:  # fmt: skip
+    """Fill the gradient at the class indices of m rows, and the factors of the other classes.
+
+    `scaled` is the gradient's weight and becomes the factor in float64; slopes and factors are
+    float32. `e_y` is the exponential at the index.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        m, *addresses, inverse, z_loss = args
+        scale, other, e_top, mass_of, lse_of, at_index, slope_of, factor_of = (
+            Memory(builder, a, single if k in (2, 6, 7) else double)
+            for k, a in enumerate(addresses)
+        )
+
+        def rows(i: Vector, lanes: int) -> None:
+            by, z_weight = (spread(Vector(builder, v), lanes) for v in (inverse, z_loss))
+            rest_of, top = other.load(i, lanes), _doubles_of(e_top, i, lanes)
+            mass, x = mass_of.load(i, lanes), at_index.load(i, lanes)
+            each = scale.load(i, lanes) * by / (rest_of + top)
+            bend = z_weight * lse_of.load(i, lanes) * 2.0
+            rest = rest_of.where(x.compare("==", top), (rest_of + top) - x)
+            factor = each * (mass * (bend + 1.0))
+            slope_of.store(i, (each * (mass * (bend * x - rest))).singles())
+            factor_of.store(i, factor.singles())
+            scale.store(i, factor)
+
+        half = LANES // 2
+        zero, m = number(builder, 0), Vector(builder, m)
+
+        def one(lanes: int) -> Any:
+            def step(i: Vector, _: Any) -> list[Vector]:
+                rows(i, lanes)
+                return []
+
+            return step
+
+        i, _ = count(zero, m, half, [], one(half))
+        count(i, m, 1, [], one(1))
+        return context.get_dummy_value()
+
+    return types.void(*[whole] * 9, double, double), generate
 
 
 @intrinsic

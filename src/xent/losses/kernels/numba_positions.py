@@ -6,21 +6,24 @@ block fits the first cache.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from xent.losses.kernels.numba_arithmetic import (
     compiled,
     fence,
     load,
-    log1p_single,
     narrow,
     size_of,
     store,
 )
 from xent.losses.kernels.numba_loops import (
     block_exponentials,
+    block_losses,
     block_of_classes,
     block_of_rows,
+    block_slopes,
     block_to_classes,
     block_to_rows,
     block_tops,
@@ -39,17 +42,17 @@ from xent.losses.kernels.numba_rows import (
     Layout,
     Options,
     class_weight,
-    gradient_weight,
     let_down,
     plain,
-    plain_slope,
     report,
-    row_weight,
+    summing,
     within,
 )
 
 __all__ = ["over_positions", "over_positions_dense", "small_mean"]
 
+N = np.int32
+NO, ZERO_INDEX = N(-1), N(0)
 VECTOR = 32
 """Bytes to a multiple of which a class is written past the caches."""
 
@@ -64,194 +67,277 @@ def _gather(kind, address, strides, n, m, to):
 
 
 @plain
-def _scatter(kind, e, n, m, address, strides, streaming, factors, ys, slopes):
+def _scatter(kind, n, m, address, strides, streaming, w):
     """Write a block times its rows' factors, and at the target of a row its slope."""
     if strides[2] == 1:
-        size = size_of(kind)
-        past = streaming and (address | strides[1] * size) % VECTOR == 0
-        block_to_classes(
-            kind, e, n, m, address, strides[1], factors.ctypes.data, ys.ctypes.data,
-            slopes.ctypes.data, past,
-        )  # fmt: skip
+        past = streaming and (address | strides[1] * size_of(kind)) % VECTOR == 0
+        block_to_classes(kind, w.e, n, m, address, strides[1], w.factors, w.ys, w.slopes, past)
     else:
-        block_to_rows(kind, e, n, m, address, strides[1], strides[2], factors.ctypes.data)
-        for i in range(m):
-            if ys[i] >= 0:
-                store(address, i * strides[2] + ys[i] * strides[1], narrow(slopes[i], kind))
+        block_to_rows(kind, w.e, n, m, address, strides[1], strides[2], w.factors)
+        for p in range(m):
+            y = load(w.ys, p, NO)
+            if y >= 0:
+                slope = narrow(load(w.slopes, p, ZERO), kind)
+                store(address, p * strides[2] + y * strides[1], slope)
 
 
-@plain
-def _are_wide(tops, say, m):
+class Work(NamedTuple):
+    """Where a block of m rows is computed: addresses of m numbers each, and of m·n."""
+
+    # float64
+    weights: int
+    scaled: int  # the weight of the gradient, and then the factor of a class that is no target
+    others: int
+    lses: int
+    masses: int
+    surprise: int
+    e_y: int  # what stands at the target: logit, exponential, and then the gradient
+    losses: int
+    # float32
+    tops: int
+    floors: int
+    magics: int
+    e_tops: int
+    factors: int
+    slopes: int
+    # int32
+    ys: int
+    states: int
+    # float32, class by class
+    e: int
+    t: int
+
+
+@within
+def _workspace(memory, m, n):
+    """Return the addresses; they need 96·m bytes, and 4·n·m or (for dense targets) 8·n·m."""
+    eight, half = 8 * m, memory + 64 * m
+    four, e = 4 * m, memory + 96 * m
+    return Work(
+        memory, memory + eight, memory + 2 * eight, memory + 3 * eight,
+        memory + 4 * eight, memory + 5 * eight, memory + 6 * eight, memory + 7 * eight,
+        half, half + four, half + 2 * four, half + 3 * four,
+        half + 4 * four, half + 5 * four, half + 6 * four, half + 7 * four,
+        e, e + n * four,
+    )  # fmt: skip
+
+
+@summing
+def _are_wide(m, say, w):
     """Tell whether there are rows that `exp_single` will not do for."""
-    wide = 0
-    for i in range(m):
-        wide += 0 if shift_of(tops[i], say.constants)[1] else 1
-    return wide > 0
+    wide = ZERO
+    for p in range(m):
+        wide += ZERO if shift_of(load(w.tops, p, ZERO), say.constants)[1] else F(1.0)
+    return wide > ZERO
+
+
+@summing
+def _are_little(m, w):
+    """Tell whether there are rows whose others are little beside the likeliest class."""
+    little = 0.0
+    for p in range(m):
+        top = np.float64(load(w.e_tops, p, ZERO))
+        little += 1.0 if load(w.others, p, 1.0) < CONFIDENT * top else 0.0
+    return little > 0.0
+
+
+@within
+def _exponentials(n, m, say, w):
+    """Replace logits by exponentials, and find the mass of all classes but the likeliest."""
+    block_exponentials(w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others)
+    if _are_little(m, w):
+        _sum_but(n, m, w)
 
 
 @plain
-def _set_aside(e, n, m, soft, say, ys, weights, tops, e_tops, others, states):
-    """Find what becomes of each row, and empty those that are not computed here."""
-    for i in range(m):
-        states[i] = KEPT
-        if weights[i] == 0.0:
-            states[i] = SKIPPED
-        elif not (soft or ys[i] >= 0):
-            states[i] = OUTSIDE
-        elif not shift_of(tops[i], say.constants)[1]:
-            states[i] = WIDE
-        if states[i] != KEPT:
-            ys[i], tops[i], e_tops[i], others[i] = 0, ZERO, F(1.0), 1.0
-            for j in range(n):
-                store(e, j * m + i, ZERO)
-
-
-@plain
-def _sum_but(e, n, m, tops, others):
+def _sum_but(n, m, w):
     """Sum the others by themselves where they are little beside the likeliest class."""
-    for i in range(m):
-        top = tops[i]
-        if others[i] < CONFIDENT * np.float64(top):
+    for p in range(m):
+        top = load(w.e_tops, p, ZERO)
+        if load(w.others, p, 1.0) < CONFIDENT * np.float64(top):
             total, count = 0.0, -1.0
             for j in range(n):
-                x = load(e, j * m + i, ZERO)
+                x = load(w.e, j * m + p, ZERO)
                 total += 0.0 if x == top else np.float64(x)
                 count += 1.0 if x == top else 0.0
-            others[i] = total + count * np.float64(top)
+            store(w.others, p, total + count * np.float64(top))
 
 
 @plain
-def _losses(say, m, others, e_tops, tops, masses, surprise, lses, losses):
-    """Make losses and log-sum-exps."""
-    inverse = 1.0 / say.temperature
-    for i in range(m):
-        log_sum = log1p_single(others[i] / np.float64(e_tops[i]))
-        lse = log_sum + np.float64(tops[i]) * inverse
-        losses[i] = masses[i] * (log_sum + say.z_loss * lse * lse) + surprise[i] * inverse
-        lses[i] = lse
+def _set_aside(n, m, soft, say, w):
+    """Find what becomes of each row, and empty those that are not computed here."""
+    for p in range(m):
+        state = N(KEPT)
+        if load(w.weights, p, 1.0) == 0.0:
+            state = N(SKIPPED)
+        elif not soft and load(w.ys, p, NO) < 0:
+            state = N(OUTSIDE)
+        elif not shift_of(load(w.tops, p, ZERO), say.constants)[1]:
+            state = N(WIDE)
+        store(w.states, p, state)
+        if state != KEPT:
+            store(w.ys, p, N(0))
+            store(w.tops, p, ZERO)
+            store(w.e_tops, p, F(1.0))
+            store(w.others, p, 1.0)
+            store(w.masses, p, 0.0)
+            store(w.surprise, p, 0.0)
+            for j in range(n):
+                store(w.e, j * m + p, ZERO)
 
 
 @plain
-def _slopes(say, m, others, e_tops, masses, lses, e_y, scaled):
-    """Make of `e_y` the gradient at a class index, of `scaled` the factor of the others."""
-    inverse = 1.0 / say.temperature
-    for i in range(m):
-        top = np.float64(e_tops[i])
-        each = scaled[i] * inverse / (others[i] + top)
-        e_y[i] = each * plain_slope(masses[i], others[i], top, e_y[i], lses[i], say)
-        scaled[i] = each * (masses[i] * (1.0 + 2.0 * say.z_loss * lses[i]))
+def _let_down_tiny(n, m, w):
+    """Keep the factors of lifted exponentials from being subnormal."""
+    for p in range(m):
+        factor = load(w.scaled, p, 1.0)
+        if 0.0 < abs(factor) < TINY:
+            store(w.factors, p, F(let_down(w.e, p, n, m, factor)))
 
 
 @within
-def _report_special(m, states, losses, masses, lses, scaled):
-    """Write what becomes of rows that are not computed here; return how many are wide."""
-    wide = 0.0
+def _are_tiny(m, w):
+    tiny = 0
     for p in range(m):
-        if states[p] != KEPT:
-            nothing = np.nan if states[p] == OUTSIDE else 0.0
-            losses[p], masses[p], lses[p], scaled[p] = nothing, nothing, nothing, nothing
-            wide += 1.0 if states[p] == WIDE else 0.0
-    return wide
+        tiny += 1 if 0.0 < abs(load(w.scaled, p, 1.0)) < TINY else 0
+    return tiny > 0
 
 
-@within
-def _sums(at, first, m, states, special, weights, losses, masses, lses):
-    """Report a block; return Σ w·loss, Σ w·mass and the first bad row."""
-    total, total_mass, bad = 0.0, 0.0, -1.0
+@plain
+def _special_sums(m, w):
+    """Correct what stands of rows that are not computed here; return the sums and the wide ones."""
+    total, mass, wide = 0.0, 0.0, 0.0
     for p in range(m):
-        total += weights[p] * losses[p]
-        total_mass += weights[p] * masses[p]
+        state = load(w.states, p, NO)
+        if state != KEPT:
+            nothing = np.nan if state == OUTSIDE else 0.0
+            store(w.losses, p, nothing)
+            store(w.masses, p, nothing)
+            store(w.lses, p, nothing)
+            store(w.scaled, p, nothing)
+            wide += 1.0 if state == WIDE else 0.0
+        total += load(w.weights, p, 1.0) * load(w.losses, p, 1.0)
+        mass += load(w.weights, p, 1.0) * load(w.masses, p, 1.0)
+    return total, mass, wide
+
+
+@plain
+def _first_bad(m, special, w):
+    for p in range(m):
+        kept = not special or load(w.states, p, NO) == KEPT
+        if kept and not abs(load(w.lses, p, 1.0)) < np.inf:
+            return p
+    return -1
+
+
+@plain
+def _losses(at, say, b, first, m, special, w):
+    """Make a block's losses, report them and write the block's sums."""
+    total, mass = block_losses(
+        m, w.weights, w.others, w.e_tops, w.tops, w.masses, w.surprise, w.losses, w.lses,
+        1.0 / say.temperature, say.z_loss,
+    )  # fmt: skip
+    bad, wide = -1.0, 0.0
+    if special:
+        total, mass, wide = _special_sums(m, w)
     if np.isnan(total):
-        for p in range(m):
-            kept = not special or states[p] == KEPT
-            if kept and not abs(lses[p]) < np.inf and bad < 0.0:
-                bad = np.float64(first + p)
+        p = _first_bad(m, special, w)
+        bad = np.float64(first + p) if p >= 0 else -1.0
     if at.losses + at.logsumexp + at.mass != 0:
         for p in range(m):
-            report(at, first + p, losses[p], masses[p], lses[p])
-    return total, total_mass, bad
+            loss, own = load(w.losses, p, 1.0), load(w.masses, p, 1.0)
+            report(at, first + p, loss, own, load(w.lses, p, 1.0))
+    store(at.sums, 4 * b, total)
+    store(at.sums, 4 * b + 1, mass)
+    store(at.sums, 4 * b + 2, bad)
+    store(at.sums, 4 * b + 3, wide)
 
 
-@within
-def _block(kind, target_kind, at, of, say, place, m, scratch, work):
-    """Compute m neighbouring rows; return Σ w·loss, Σ w·mass, the first bad row, the wide ones."""
-    n, (i, k), z = of.classes, place, scratch
-    first = i * of.inner + k
-    integers, doubles, singles = work
-    ys, states = integers
-    weights, scaled, others, lses, masses, surprise, e_y, losses = doubles
-    tops, shifts, e_tops, factors, slopes = singles
-    o = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
-    _gather(kind, o, of.logits, n, m, z)
-    _tops(z, n, m, say, tops, shifts)
-    o = i * of.targets[0] + k * of.targets[2]
+@plain
+def _weights(at, say, first, m, w):
+    """Read the rows' weights."""
+    for p in range(m):
+        store(w.weights, p, 1.0)
+    if at.row_weight != 0:
+        for p in range(m):
+            store(w.weights, p, load(at.row_weight, first + p, 1.0))
+
+
+@plain
+def _indices(target_kind, at, o, step, n, m, say, w):
+    """Read the rows' class indices, and take its weight from an ignored row.
+
+    Returns whether there are rows that are not to be computed.
+    """
     odd = 0
     for p in range(m):
-        y = np.int64(load(at.targets, o + p * of.targets[2], target_kind))
-        weights[p] = row_weight(at, say, first + p, True, y)
-        scaled[p] = gradient_weight(at, say, first + p, weights[p])
+        y = np.int64(load(at.targets, o + p * step, target_kind))
+        weight = load(w.weights, p, 1.0)
+        weight = 0.0 if (y == say.ignore_index) & say.ignores else weight
+        store(w.weights, p, weight)
         inside = 0 <= y < n
-        odd += weights[p] == 0.0 or not inside
-        ys[p] = np.int32(y) if inside else np.int32(-1)
-        y = y if inside else 0
-        masses[p] = class_weight(at, y)
-        e_y[p] = np.float64(load(z, y * m + p, ZERO))
-    _exponentials(z, n, m, say, tops, shifts, e_tops, others)
-    special = odd > 0 or _are_wide(tops, say, m)
-    if special:
-        _set_aside(z, n, m, False, say, ys, weights, tops, e_tops, others, states)
+        store(w.ys, p, N(y) if inside else NO)
+        odd += 0 if inside and weight != 0.0 else 1
+    return odd > 0
+
+
+@plain
+def _gaps(at, m, w):
+    """Read the classes' weights, and how far the logits at the indices are below the maxima."""
     for p in range(m):
-        surprise[p] = masses[p] * (np.float64(tops[p]) - e_y[p]) if masses[p] != 0.0 else 0.0
-        e_y[p] = np.float64(load(z, ys[p] * m + p, ZERO))
-    _losses(say, m, others, e_tops, tops, masses, surprise, lses, losses)
-    wide = 0.0
-    if special:
-        wide = _report_special(m, states, losses, masses, lses, scaled)
-    total, total_mass, bad = _sums(at, first, m, states, special, weights, losses, masses, lses)
-    if at.gradient != 0:
-        _slopes(say, m, others, e_tops, masses, lses, e_y, scaled)
+        y = max(load(w.ys, p, NO), ZERO_INDEX)
+        gap = np.float64(load(w.tops, p, ZERO)) - np.float64(load(w.e, y * m + p, ZERO))
+        store(w.masses, p, 1.0)
+        store(w.surprise, p, gap)
+    if at.class_weight != 0:
         for p in range(m):
-            factor = scaled[p]
-            if 0.0 < abs(factor) < TINY:
-                factor = let_down(z, p, n, m, factor)
-            factors[p], slopes[p] = F(factor), F(e_y[p])
-        o = at.gradient + (i * of.gradient[0] + k * of.gradient[2]) * of.itemsize
-        _scatter(kind, z, n, m, o, of.gradient, of.streaming, factors, ys, slopes)
-    return total, total_mass, bad, wide
+            mass = load(at.class_weight, max(load(w.ys, p, NO), ZERO_INDEX), 1.0)
+            gap = load(w.surprise, p, 1.0)
+            store(w.masses, p, mass)
+            store(w.surprise, p, mass * gap if mass != 0.0 else 0.0)
 
 
 @plain
-def _tops(z, n, m, say, tops, shifts):
-    block_tops(z, n, m, say.constants, tops.ctypes.data, shifts.ctypes.data, shifts[m:].ctypes.data)
-
-
-@plain
-def _exponentials(z, n, m, say, tops, shifts, e_tops, others):
-    """Replace logits by exponentials, and find the mass of all classes but the likeliest."""
-    block_exponentials(
-        z, n, m, say.constants, tops.ctypes.data, shifts.ctypes.data, shifts[m:].ctypes.data,
-        e_tops.ctypes.data, others.ctypes.data,
-    )  # fmt: skip
-    sure = 0
-    for i in range(m):
-        sure += others[i] < CONFIDENT * np.float64(e_tops[i])
-    if sure > 0:
-        _sum_but(z, n, m, e_tops, others)
+def _scaled(at, say, first, m, w):
+    """Make the weights of the gradients."""
+    for p in range(m):
+        store(w.scaled, p, load(w.weights, p, 1.0) * say.scale)
+    if at.cotangent != 0:
+        for p in range(m):
+            more = load(at.cotangent, first + p, 1.0)
+            store(w.scaled, p, load(w.scaled, p, 1.0) * more)
 
 
 @within
-def _workspace(m):
-    """Return the arrays that a block of m rows is computed in."""
-    integers = np.empty(m, np.int32), np.empty(m, np.int32)
-    doubles = (
-        np.empty(m), np.empty(m), np.empty(m), np.empty(m),
-        np.empty(m), np.empty(m), np.empty(m), np.empty(m),
-    )  # fmt: skip
-    singles = (
-        np.empty(m, np.float32), np.empty(2 * m, np.float32), np.empty(m, np.float32),
-        np.empty(m, np.float32), np.empty(m, np.float32),
-    )  # fmt: skip
-    return integers, doubles, singles
+def _block(kind, target_kind, at, of, say, b, memory):
+    """Compute a block of neighbouring rows for class indices."""
+    n, (place, m) = of.classes, _place_of_block(of, b)
+    i, k = place
+    w = _workspace(memory, m, n)
+    o = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
+    _gather(kind, o, of.logits, n, m, w.e)
+    block_tops(w.e, n, m, say.constants, w.tops, w.floors, w.magics)
+    first, o = i * of.inner + k, i * of.targets[0] + k * of.targets[2]
+    _weights(at, say, first, m, w)
+    special = _indices(target_kind, at, o, of.targets[2], n, m, say, w)
+    _scaled(at, say, first, m, w)
+    _gaps(at, m, w)
+    _exponentials(n, m, say, w)
+    special = special or _are_wide(m, say, w)
+    if special:
+        _set_aside(n, m, False, say, w)
+    _losses(at, say, b, first, m, special, w)
+    if at.gradient != 0:
+        for p in range(m):
+            store(w.e_y, p, np.float64(load(w.e, load(w.ys, p, NO) * m + p, ZERO)))
+        block_slopes(
+            m, w.scaled, w.others, w.e_tops, w.masses, w.lses, w.e_y, w.slopes, w.factors,
+            1.0 / say.temperature, say.z_loss,
+        )  # fmt: skip
+        if _are_tiny(m, w):
+            _let_down_tiny(n, m, w)
+        o = at.gradient + (i * of.gradient[0] + k * of.gradient[2]) * of.itemsize
+        _scatter(kind, n, m, o, of.gradient, of.streaming, w)
 
 
 @within
@@ -262,19 +348,11 @@ def _place_of_block(of, b):
     return (b // per_outer, k), min(of.block, of.inner - k)
 
 
-@within
-def _set_sums(at, b, sums):
-    for i in range(4):
-        store(at.sums, 4 * b + i, sums[i])
-
-
 @compiled
 def over_positions(kind, target_kind, at, of, say, start, stop, scratch):
-    """Compute some blocks of rows for class indices; scratch memory is 4 bytes an element."""
-    work = _workspace(of.block)
+    """Compute some blocks of rows for class indices; `_workspace` says what memory that needs."""
     for b in range(start, stop):
-        place, m = _place_of_block(of, b)
-        _set_sums(at, b, _block(kind, target_kind, at, of, say, place, m, scratch, work))
+        _block(kind, target_kind, at, of, say, b, scratch)
     if of.streaming:
         fence()
 
@@ -283,120 +361,120 @@ def over_positions(kind, target_kind, at, of, say, start, stop, scratch):
 
 
 @plain
-def _targets(target_kind, at, of, say, place, ys, soft, m, z, t, counts):
+def _targets(target_kind, at, of, say, place, soft, m, w):
     """Write the masses of a block's targets, smoothed, as float32."""
     n, (i, k) = of.classes, place
     if soft:
-        size = size_of(target_kind)
-        o = at.targets + (i * of.targets[0] + k * of.targets[2]) * size
-        _gather(target_kind, o, of.targets, n, m, t)
+        o = at.targets + (i * of.targets[0] + k * of.targets[2]) * size_of(target_kind)
+        _gather(target_kind, o, of.targets, n, m, w.t)
     else:
         for j in range(n * m):
-            store(t, j, ZERO)
+            store(w.t, j, ZERO)
         for p in range(m):
-            store(t, max(ys[p], 0) * m + p, F(1.0))
+            store(w.t, max(load(w.ys, p, NO), ZERO_INDEX) * m + p, F(1.0))
     if say.smoothing != 0.0:
-        counts[:m] = 0.0
+        for p in range(m):
+            store(w.others, p, 0.0)
         for j in range(n):
             for p in range(m):
-                counts[p] += 1.0 if load(z, j * m + p, ZERO) > -np.inf else 0.0
+                open_ = 1.0 if load(w.e, j * m + p, ZERO) > -np.inf else 0.0
+                store(w.others, p, load(w.others, p, 1.0) + open_)
         kept = F(1.0 - say.smoothing)
         for j in range(n):
             for p in range(m):
-                part = F(say.smoothing / counts[p])
-                part = part if load(z, j * m + p, ZERO) > -np.inf else ZERO
-                store(t, j * m + p, load(t, j * m + p, ZERO) * kept + part)
+                part = F(say.smoothing / load(w.others, p, 1.0))
+                part = part if load(w.e, j * m + p, ZERO) > -np.inf else ZERO
+                store(w.t, j * m + p, load(w.t, j * m + p, ZERO) * kept + part)
 
 
 @plain
-def _surprise(at, z, t, tops, n, m, surprise, mass):
+def _surprise(at, n, m, w):
     """Make Σ t·(m − z), with 0·∞ = 0, and Σ t of each row; t is weighted by class."""
-    surprise[:m] = 0.0
-    mass[:m] = 0.0
+    for p in range(m):
+        store(w.surprise, p, 0.0)
+        store(w.masses, p, 0.0)
     for j in range(n):
         weight = class_weight(at, j)
-        for i in range(m):
-            share = np.float64(load(t, j * m + i, ZERO)) * weight
-            gap = np.float64(tops[i]) - np.float64(load(z, j * m + i, ZERO))
-            surprise[i] += 0.0 if share == 0.0 else share * gap
-            mass[i] += share
+        for p in range(m):
+            share = np.float64(load(w.t, j * m + p, ZERO)) * weight
+            gap = np.float64(load(w.tops, p, ZERO)) - np.float64(load(w.e, j * m + p, ZERO))
+            more = 0.0 if share == 0.0 else share * gap
+            store(w.surprise, p, load(w.surprise, p, 1.0) + more)
+            store(w.masses, p, load(w.masses, p, 1.0) + share)
 
 
 @plain
-def _soft_slopes(at, e, t, say, m, n, e_tops, others, lses, masses, scaled):
-    """Replace exponentials by (p·(a − t) − t·(1 − p))·h, as `over_classes_dense` does."""
-    inverse, rests = np.empty(m, np.float32), np.empty(m, np.float32)
-    slopes, weights = np.empty(m, np.float32), np.empty(m, np.float32)
-    for i in range(m):
-        whole = others[i] + np.float64(e_tops[i])
-        inverse[i], rests[i] = F(1.0 / whole), F(others[i] / whole)
-        slopes[i] = F(masses[i] * (1.0 + 2.0 * say.z_loss * lses[i]))
-        weights[i] = F(scaled[i] / say.temperature)
+def _soft_slopes(at, say, m, n, w):
+    """Replace exponentials by (p·(a − t) − t·(1 − p))·h, as `over_classes_dense` does.
+
+    The factors become h, which is multiplied later; 1/Σe, the others' share and a take the places
+    of `floors`, `magics` and `slopes`.
+    """
+    for p in range(m):
+        others = load(w.others, p, 1.0)
+        whole = others + np.float64(load(w.e_tops, p, ZERO))
+        a = load(w.masses, p, 1.0) * (1.0 + 2.0 * say.z_loss * load(w.lses, p, 1.0))
+        store(w.floors, p, F(1.0 / whole))
+        store(w.magics, p, F(others / whole))
+        store(w.slopes, p, F(a))
+        store(w.factors, p, F(load(w.scaled, p, 1.0) / say.temperature))
     for j in range(n):
         weight = F(class_weight(at, j))
-        for i in range(m):
-            x, share = load(e, j * m + i, ZERO), load(t, j * m + i, ZERO) * weight
-            p = x * inverse[i]
-            rest = rests[i] if x == e_tops[i] else F(1.0) - p
-            store(e, j * m + i, (p * (slopes[i] - share) - share * rest) * weights[i])
+        for p in range(m):
+            x, share = load(w.e, j * m + p, ZERO), load(w.t, j * m + p, ZERO) * weight
+            q = x * load(w.floors, p, ZERO)
+            rest = F(1.0) - q
+            rest = load(w.magics, p, ZERO) if x == load(w.e_tops, p, ZERO) else rest
+            store(w.e, j * m + p, q * (load(w.slopes, p, ZERO) - share) - share * rest)
 
 
 @within
-def _dense_block(kind, target_kind, at, of, say, place, m, soft, scratch, work):
-    """Do what `_block` does."""
-    n, (i, k), z, t = of.classes, place, scratch, scratch + 4 * of.classes * m
-    first = i * of.inner + k
-    integers, doubles, singles = work
-    ys, states = integers
-    weights, scaled, others, lses, masses, surprise, _, losses = doubles
-    tops, shifts, e_tops, factors, slopes = singles
-    o = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
-    _gather(kind, o, of.logits, n, m, z)
-    _tops(z, n, m, say, tops, shifts)
-    o = i * of.targets[0] + k * of.targets[2]
+def _are_skipped(m, w):
     odd = 0
     for p in range(m):
-        y = np.int64(0)
-        if not soft:
-            y = np.int64(load(at.targets, o + p * of.targets[2], target_kind))
-        weights[p] = row_weight(at, say, first + p, not soft, y)
-        scaled[p] = gradient_weight(at, say, first + p, weights[p])
-        inside = 0 <= y < n
-        odd += weights[p] == 0.0 or not inside
-        ys[p] = np.int32(y) if inside else np.int32(-1)
-    _targets(target_kind, at, of, say, place, ys, soft, m, z, t, others)
-    _surprise(at, z, t, tops, n, m, surprise, masses)
-    _exponentials(z, n, m, say, tops, shifts, e_tops, others)
-    special = odd > 0 or _are_wide(tops, say, m)
+        odd += 1 if load(w.weights, p, 1.0) == 0.0 else 0
+    return odd > 0
+
+
+@within
+def _dense_block(kind, target_kind, at, of, say, b, soft, memory):
+    """Compute a block of neighbouring rows for dense targets."""
+    n, (place, m) = of.classes, _place_of_block(of, b)
+    i, k = place
+    w = _workspace(memory, m, n)
+    o = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
+    _gather(kind, o, of.logits, n, m, w.e)
+    block_tops(w.e, n, m, say.constants, w.tops, w.floors, w.magics)
+    first, o = i * of.inner + k, i * of.targets[0] + k * of.targets[2]
+    _weights(at, say, first, m, w)
+    if soft:
+        special = _are_skipped(m, w)
+    else:
+        special = _indices(target_kind, at, o, of.targets[2], n, m, say, w)
+    _scaled(at, say, first, m, w)
+    _targets(target_kind, at, of, say, place, soft, m, w)
+    _surprise(at, n, m, w)
+    _exponentials(n, m, say, w)
+    special = special or _are_wide(m, say, w)
     if special:
-        _set_aside(z, n, m, soft, say, ys, weights, tops, e_tops, others, states)
+        _set_aside(n, m, soft, say, w)
         for p in range(m):
-            if states[p] != KEPT:
-                masses[p], surprise[p] = 0.0, 0.0
-                for j in range(n):
-                    store(t, j * m + p, ZERO)
-    _losses(say, m, others, e_tops, tops, masses, surprise, lses, losses)
-    wide = 0.0
-    if special:
-        wide = _report_special(m, states, losses, masses, lses, scaled)
-    total, total_mass, bad = _sums(at, first, m, states, special, weights, losses, masses, lses)
+            for j in range(n if load(w.states, p, NO) != KEPT else 0):
+                store(w.t, j * m + p, ZERO)
+    _losses(at, say, b, first, m, special, w)
     if at.gradient != 0:
-        _soft_slopes(at, z, t, say, m, n, e_tops, others, lses, masses, scaled)
-        factors[:m] = F(1.0)
-        ys[:m] = np.int32(-1)
+        _soft_slopes(at, say, m, n, w)
+        for p in range(m):
+            store(w.ys, p, NO)
         o = at.gradient + (i * of.gradient[0] + k * of.gradient[2]) * of.itemsize
-        _scatter(kind, z, n, m, o, of.gradient, of.streaming, factors, ys, slopes)
-    return total, total_mass, bad, wide
+        _scatter(kind, n, m, o, of.gradient, of.streaming, w)
 
 
 @compiled
 def over_positions_dense(kind, target_kind, at, of, say, start, stop, soft, scratch):
-    """Compute some blocks of rows for dense targets; scratch memory is 8 bytes an element."""
-    work = _workspace(of.block)
+    """Compute some blocks of rows for dense targets; `_workspace` says what memory that needs."""
     for b in range(start, stop):
-        place, m = _place_of_block(of, b)
-        sums = _dense_block(kind, target_kind, at, of, say, place, m, soft, scratch, work)
-        _set_sums(at, b, sums)
+        _dense_block(kind, target_kind, at, of, say, b, soft, scratch)
     if of.streaming:
         fence()
 
@@ -422,16 +500,14 @@ def small_mean(kind, logits, targets, gradient, mean, shape, strides, ignore_ind
         kept += 1
     if kept == 0:
         return SKIPPED
-    memory = np.empty(classes * n, np.float32)
-    at = Addresses(logits, targets, 0, 0, 0, 0, 0, 0, gradient, 0)
+    memory, sums = np.empty(12 * n + (classes * n + 1) // 2), np.empty(4)
+    at = Addresses(logits, targets, 0, 0, 0, 0, 0, 0, gradient, sums.ctypes.data)
     of = Layout(
         1, classes, n, (0, strides[1], strides[0]), (0, 0, strides[2]), (0, 1, classes), n, 4, False
     )
     scale = 1.0 / kept
     own = Options(True, ignore_index, 0.0, 1.0, 0.0, 0.0, scale, say.constants)
-    total, _, _, wide = _block(
-        kind, index, at, of, own, (0, 0), n, memory.ctypes.data, _workspace(n)
-    )
-    memory[0] = ZERO  # alive until here
-    store(mean, 0, F(total * scale))
-    return WIDE if wide > 0.0 else KEPT
+    _block(kind, index, at, of, own, 0, memory.ctypes.data)
+    memory[0] = 0.0  # alive until here
+    store(mean, 0, F(sums[0] * scale))
+    return WIDE if sums[3] > 0.0 else KEPT

@@ -99,6 +99,9 @@ class Vector:
     def __mul__(self, other: Vector | float) -> Vector:
         return self._either("fmul", "mul", other)
 
+    def __truediv__(self, other: Vector | float) -> Vector:
+        return self._made(self.builder.fdiv(self.value, self._like(other)))
+
     def subtracted_from(self, other: Vector | float) -> Vector:
         """Return the difference the other way round."""
         return self._made(self._like(other)) - self
@@ -218,7 +221,7 @@ def joined(parts: Sequence[Vector]) -> Vector:
     return Vector(first.builder, made)
 
 
-def fma(a: Vector, b: Vector, c: Vector | float) -> Vector:
+def fma(a: Vector, b: Vector | float, c: Vector | float) -> Vector:
     """Return a·b + c rounded once: an instruction, or the C library's where there is none."""
     builder, kind = a.builder, a.value.type
     width = {FLOAT: "f32", DOUBLE: "f64"}[a.element]
@@ -226,7 +229,7 @@ def fma(a: Vector, b: Vector, c: Vector | float) -> Vector:
     function = builder.module.globals.get(name)
     if function is None:
         function = ir.Function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-    return Vector(builder, builder.call(function, [a.value, b.value, a._like(c)]))
+    return Vector(builder, builder.call(function, [a.value, a._like(b), a._like(c)]))
 
 
 def larger(a: Vector, b: Vector) -> Vector:
