@@ -242,7 +242,7 @@ def verdicts(reached):
 
 def test_targets_hold_or_miss_by_their_figures():
     peaks = [apart.Peak("a", 100, 104, 300, 0, 0), apart.Peak("b", 100, 106, 300, 0, 0)]
-    first = [apart.FirstCall("a", 4.0, 0.1), apart.FirstCall("b", 6.0, 0.4)]
+    first = [apart.FirstCall("a", 4.0, 0.1, 0.5), apart.FirstCall("b", 6.0, 0.4, 0.5)]
     reached = verdicts(rows_page.targets(all_timings(12.5), peaks[:1], first[:1]))
     assert reached.pop("llm-32000, forward + backward, of a copy") == "misses"
     assert reached.pop("imagenet, forward + backward, of a copy") == "misses"

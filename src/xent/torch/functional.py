@@ -164,7 +164,7 @@ def cross_entropy(
         and target.dtype is torch.int64
         and input.ndim == 2
         and target.ndim == 1
-        and input.device == target.device
+        and ((input.is_cpu and target.is_cpu) or input.device == target.device)
         and target.shape[0] == input.shape[0]
         and input.shape[1] > 0
         and not torch.jit.is_tracing()

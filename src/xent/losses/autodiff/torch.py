@@ -247,6 +247,10 @@ class _SmallMean(torch.autograd.Function):
         return gradient, None, None, None
 
 
+# What `Function.apply` does where no transform is active, without asking whether one is.
+_apply_small_mean = super(torch.autograd.Function, _SmallMean).apply
+
+
 def _small_gradient(ctx: Any, cotangent: Tensor) -> Tensor:
     logits, targets = ctx.saved_tensors
     rows = SoftmaxRows(logits.unsqueeze(2), targets.unsqueeze(1), ignore_index=ctx.ignore_index)
@@ -497,7 +501,7 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
     if (
         torch.compiler.is_compiling()  # first: what follows cannot be traced
         or type(logits) not in _PLAIN
-        or logits.device.type != "cpu"
+        or not logits.is_cpu
         or not 0 < logits.numel() <= dispatch.SMALL
         or _transforms() > 0
         or _modes() > 0
@@ -511,10 +515,10 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
         return None
     needed = logits.requires_grad and torch.is_grad_enabled()
     mean = torch.empty(())
-    gradient = torch.empty(logits.shape) if needed else None
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if needed else None
     if not dispatch.cpu_rows().small_mean(logits, targets, gradient, mean, ignore_index):
         return None
-    return _SmallMean.apply(logits, targets, ignore_index, (mean, gradient)) if needed else mean
+    return _apply_small_mean(logits, targets, ignore_index, (mean, gradient)) if needed else mean
 
 
 # ---- targets -------------------------------------------------------------------------------------

@@ -172,17 +172,16 @@ def small_mean(logits: Any, targets: Any, gradient: Any, mean: Any, ignore_index
     could: not where a target is out of range, every row is ignored or a row is wide; what is
     filled then is of no use. `gradient` may be None; `mean` is a float32 number.
     """
-    say = _options(None, 0.0, 1.0, None, 0.0, 1.0)
     state = small_mean_of_floats(
         KINDS["float32"],
         logits.data_ptr(),
         targets.data_ptr(),
         0 if gradient is None else gradient.data_ptr(),
         mean.data_ptr(),
-        tuple(logits.shape),
-        (*logits.stride(), *targets.stride()),
+        *logits.shape,
+        *logits.stride(),
+        *targets.stride(),
         ignore_index,
-        say,
     )
     return bool(state == numba_rows.KEPT)
 
@@ -208,7 +207,7 @@ def _plan(
 ) -> _Plan:
     outer, classes, inner = shape
     itemsize = {"float32": 4, "float64": 8}.get(name, 2)
-    streaming = gradient is not None and itemsize * math.prod(shape) >= LARGE
+    streaming = name == "float32" and gradient is not None and 4 * math.prod(shape) >= LARGE
     soft = len(targets) == 3
     strides = logits, targets if soft else (targets[0], 0, targets[1]), gradient
     along = logits, gradient, targets if soft else None

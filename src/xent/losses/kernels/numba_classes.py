@@ -20,17 +20,18 @@ from xent.losses.kernels.numba_arithmetic import (
     widen,
 )
 from xent.losses.kernels.numba_loops import (
+    CONFIDENT,
     GROUP,
     LANES,
     exp_single,
     log1p_single,
     scaled,
     shift_of,
+    sum_without,
     sweep,
 )
 from xent.losses.kernels.numba_rows import (
     BAD,
-    CONFIDENT,
     KEPT,
     TINY,
     WIDE,
@@ -52,8 +53,10 @@ from xent.losses.kernels.numba_rows import (
 
 __all__ = ["over_classes", "over_classes_dense"]
 
+FEW = 8192
+"""Classes whose exponentials are kept though no gradient is asked for: they may be summed again."""
 CHUNK = 512
-"""Exponentials that are kept where no gradient is asked for; a power of two."""
+"""Exponentials that are kept of more classes than those; a power of two."""
 
 
 @plain
@@ -63,17 +66,6 @@ def _top(kind, z, n):
     for j in range(n):
         top = max(top, key_of(widen(load(z, j, kind))))
     return from_key(top)
-
-
-@summing
-def _sum_but(e, n, top):
-    """Return the sum of what is not the largest, and how often that is there."""
-    total, count = 0.0, 0.0
-    for j in range(n):
-        x = load(e, j, ZERO)
-        total += 0.0 if x == top else np.float64(x)
-        count += 1.0 if x == top else 0.0
-    return total, count
 
 
 @plain
@@ -126,7 +118,7 @@ def _others(kind, z, n, y, shift, say, top, e_top, e, whole, total):
         m = n if whole else min(CHUNK, n - j)
         if not whole:
             _exponentials(kind, z, j, m, shift, say, e)
-        part, equal = _sum_but(e, m, e_top)
+        part, equal = sum_without(e, m, e_top)
         others, count, j = others + part, count + equal, j + m
     return others + count * most
 
@@ -143,7 +135,8 @@ def _write_rest(kind, waiting, done):
 @compiled
 def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
     """Compute some blocks of rows for class indices; scratch memory is 8 bytes a class and 256."""
-    n, size, whole = of.classes, of.itemsize, at.gradient != 0
+    n, size = of.classes, of.itemsize
+    whole = at.gradient != 0 or n <= FEW
     kept = -1 if whole else CHUNK - 1
     clear_sums(at, start, stop)
     row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
@@ -183,7 +176,7 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
             loss = mass * log_sum + (mass * gap if mass != 0.0 else 0.0) / say.temperature
             if say.z_loss != 0.0:
                 loss += say.z_loss * mass * lse * lse
-            if whole:
+            if at.gradient != 0:
                 each = gradient_weight(at, say, row, weight) / (say.temperature * (others + most))
                 factor = each * mass * (1.0 + 2.0 * say.z_loss * lse)
                 e_y = np.float64(exp_single(z_y, shift, say.constants))

@@ -27,6 +27,7 @@ from xent.losses.kernels.numba_vectors import (
     Memory,
     Vector,
     all_of,
+    any_of,
     count,
     fma,
     joined,
@@ -38,6 +39,7 @@ from xent.losses.kernels.numba_vectors import (
 )
 
 __all__ = [
+    "CONFIDENT",
     "GROUP",
     "LANES",
     "block_exponentials",
@@ -52,6 +54,7 @@ __all__ = [
     "log1p_single",
     "scaled",
     "shift_of",
+    "sum_without",
     "sweep",
 ]
 
@@ -78,6 +81,13 @@ def _spans(
             return []
 
         start, _ = count(start, stop, units * lanes, [], one)
+
+
+def _sum_of(vectors: list[Vector]) -> Vector:
+    """Write the sum of vectors: of pairs, of pairs of pairs, … ."""
+    while len(vectors) > 1:
+        vectors = [a + b for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
 
 
 def _sum_of_lanes(vector: Vector) -> Vector:
@@ -118,6 +128,8 @@ def _exponentials(
 
 LARGEST = 2.0**18
 """Powers of two from which float32 has too few digits left for the fraction of an exponent."""
+CONFIDENT = 2.0**-16
+"""The others' share under which their mass is summed by itself."""
 LIFT = 64.0
 """Powers of two by which exponentials are raised, so that what is tiny beside the likeliest class
 keeps its digits: a subnormal loss, a normal gradient under a large weight."""
@@ -247,10 +259,7 @@ def sweep(
                 places = [j + lanes * u for u in range(units)]
                 zs = [logits.load(p, lanes) for p in places]
                 made = _exponentials(zs, [floor] * units, [magic] * units, own)
-                together = made
-                while len(together) > 1:
-                    together = [a + b for a, b in zip(together[::2], together[1::2], strict=True)]
-                sums = [s + d for s, d in zip(sums, together[0].doubles(), strict=True)]
+                sums = [s + d for s, d in zip(sums, _sum_of(made).doubles(), strict=True)]
                 for u, (place, value) in enumerate(zip(places, made, strict=True)):
                     kept.store(place & mask, value)
                     k = u % len(tops)
@@ -299,6 +308,41 @@ def sweep(
         whole,
         single,
     ), generate
+
+
+@intrinsic
+def sum_without(typing: Any, e: Any, n: Any, top: Any) -> Any:
+    """Return Σ of the numbers that are not `top`, in the order of `sweep`, and how many are."""
+    returned = types.UniTuple(double, 2)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, n, top = args
+        row, n = Memory(builder, e), Vector(builder, n)
+
+        def body(units: int, lanes: int) -> Any:
+            best = spread(Vector(builder, top), lanes)
+            one, nothing = (Vector(builder, all_of(best.value.type, x)) for x in (1.0, 0.0))
+
+            def step(j: Vector, carried: list[Vector]) -> list[Vector]:
+                half = len(carried) // 2
+                sums, counts = carried[:half], carried[half:]
+                values = [row.load(j + lanes * u, lanes) for u in range(units)]
+                same = [v.compare("==", best) for v in values]
+                kept = _sum_of([nothing.where(s, v) for s, v in zip(same, values, strict=True)])
+                here = _sum_of([one.where(s, nothing) for s in same])
+                sums = [s + d for s, d in zip(sums, kept.doubles(), strict=True)]
+                return [*sums, *(c + d for c, d in zip(counts, here.doubles(), strict=True))]
+
+            return step
+
+        zeros = [Vector(builder, all_of(of_lanes(DOUBLE, LANES // 2), 0.0))] * 4
+        j, carried = count(number(builder, 0), n, GROUP, zeros, body(TOGETHER, LANES))
+        j, carried = count(j, n, LANES, carried, body(1, LANES))
+        both = [_sum_of_lanes(carried[0] + carried[1]), _sum_of_lanes(carried[2] + carried[3])]
+        _, both = count(j, n, 1, both, body(1, 1))
+        return context.make_tuple(builder, returned, [v.value for v in both])
+
+    return returned(whole, whole, single), generate
 
 
 @intrinsic
@@ -351,7 +395,7 @@ def block_of_classes(typing: Any, kind: Any, z: Any, step: Any, n: Any, m: Any, 
                 for place, value in zip(places, values, strict=True):
                     block.store(j * m + place, value)
 
-            _spans(number(builder, 0), m, copy)
+            _spans(number(builder, 0), m, copy, together=1)
             return []
 
         count(number(builder, 0), n, 1, [], one_class)
@@ -447,7 +491,8 @@ def block_exponentials(
 ) -> Any:  # fmt: skip
     """Replace a block's logits by their exponentials.
 
-    Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less that. Of
+    Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less that,
+    which is summed without the maximum where it is less than CONFIDENT times as much. Of
     a row for which `shift_of` will not do, they are anything.
     """
 
@@ -485,13 +530,36 @@ def block_exponentials(
             half = max(1, lanes // 2)
             nothing = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
             sums, j = [nothing] * (lanes // half), zero
-            for together in (TOGETHER, 2, 1):
+            for together in (TOGETHER, 2, 1) if lanes > 1 else (1,):
                 j, sums = count(j, n, together, sums, classes(together))
-            top = most.load(i, lanes).doubles()
-            for k, (s, d) in enumerate(zip(sums, top, strict=True)):
-                rest.store(i + half * k, s - d)
+            top = most.load(i, lanes)
+            alone(i, lanes, top, [s - d for s, d in zip(sums, top.doubles(), strict=True)])
 
-        _spans(zero, m, likeliest)
+        def alone(i: Vector, lanes: int, top: Vector, others: list[Vector]) -> None:
+            """Store the others' mass; sum it without the likeliest where it is little beside it."""
+            tops = top.doubles()
+            little = [o.compare("<", t * CONFIDENT) for o, t in zip(others, tops, strict=True)]
+            one, nothing = (Vector(builder, all_of(top.value.type, x)) for x in (1.0, 0.0))
+
+            def but_the_top(j: Vector, carried: list[Vector]) -> list[Vector]:
+                *sums, times = carried
+                value = block.load(j * m + i, lanes)
+                same = value.compare("==", top)
+                rest = nothing.where(same, value).doubles()
+                sums = [s + d for s, d in zip(sums, rest, strict=True)]
+                return [*sums, times + one.where(same, nothing)]
+
+            half = max(1, lanes // 2)
+            for k, value in enumerate(others):
+                rest.store(i + half * k, value)
+            with builder.if_then(any_of(little)):
+                start = [value * 0.0 for value in tops]
+                _, (*sums, times) = count(zero, n, 1, [*start, nothing], but_the_top)
+                again = [(t - 1.0) * d for t, d in zip(times.doubles(), tops, strict=True)]
+                for k, (s, a, mask) in enumerate(zip(sums, again, little, strict=True)):
+                    rest.store(i + half * k, (s + a).where(mask, others[k]))
+
+        _spans(zero, m, likeliest, together=1)
         _spans(zero, m, rows, together=1)
         return context.get_dummy_value()
 
@@ -535,10 +603,9 @@ def block_losses(
 
             return step
 
-        half = LANES // 2
-        nothing = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
+        nothing = Vector(builder, all_of(of_lanes(DOUBLE, LANES), 0.0))
         m = Vector(builder, m)
-        i, sums = count(number(builder, 0), m, half, [nothing, nothing], body(half))
+        i, sums = count(number(builder, 0), m, LANES, [nothing, nothing], body(LANES))
         _, sums = count(i, m, 1, [_sum_of_lanes(s) for s in sums], body(1))
         return context.make_tuple(builder, returned, [s.value for s in sums])
 
@@ -563,7 +630,7 @@ def block_slopes(
             for k, a in enumerate(addresses)
         )
 
-        def rows(i: Vector, lanes: int) -> None:
+        def rows(i: Vector, units: int, lanes: int) -> None:
             by, z_weight = (spread(Vector(builder, v), lanes) for v in (inverse, z_loss))
             rest_of, top = other.load(i, lanes), _doubles_of(e_top, i, lanes)
             mass, x = mass_of.load(i, lanes), at_index.load(i, lanes)
@@ -575,18 +642,7 @@ def block_slopes(
             factor_of.store(i, factor.singles())
             scale.store(i, factor)
 
-        half = LANES // 2
-        zero, m = number(builder, 0), Vector(builder, m)
-
-        def one(lanes: int) -> Any:
-            def step(i: Vector, _: Any) -> list[Vector]:
-                rows(i, lanes)
-                return []
-
-            return step
-
-        i, _ = count(zero, m, half, [], one(half))
-        count(i, m, 1, [], one(1))
+        _spans(number(builder, 0), Vector(builder, m), rows, together=1)
         return context.get_dummy_value()
 
     return types.void(*[whole] * 9, double, double), generate
@@ -622,7 +678,7 @@ def block_to_classes(
                         value = slope.load(place, lanes).where(here, value)
                         gradient.store(j * step + place, value, past=through and lanes > 1)
 
-                _spans(number(builder, 0), m, rows)
+                _spans(number(builder, 0), m, rows, together=1)
                 return []
 
             return body

@@ -12,6 +12,7 @@ import numpy as np
 
 from xent.losses.kernels.numba_arithmetic import (
     compiled,
+    constants_of,
     fence,
     load,
     narrow,
@@ -27,10 +28,10 @@ from xent.losses.kernels.numba_loops import (
     block_to_classes,
     block_to_rows,
     block_tops,
+    scaled,
     shift_of,
 )
 from xent.losses.kernels.numba_rows import (
-    CONFIDENT,
     KEPT,
     OUTSIDE,
     SKIPPED,
@@ -53,6 +54,7 @@ __all__ = ["over_positions", "over_positions_dense", "small_mean"]
 
 N = np.int32
 NO, ZERO_INDEX = N(-1), N(0)
+PLAIN = constants_of(1.0)
 VECTOR = 32
 """Bytes to a multiple of which a class is written past the caches."""
 
@@ -69,16 +71,21 @@ def _gather(kind, address, strides, n, m, to):
 @plain
 def _scatter(kind, n, m, address, strides, streaming, w):
     """Write a block times its rows' factors, and at the target of a row its slope."""
-    if strides[2] == 1:
-        past = streaming and (address | strides[1] * size_of(kind)) % VECTOR == 0
-        block_to_classes(kind, w.e, n, m, address, strides[1], w.factors, w.ys, w.slopes, past)
+    step, along = strides[1], strides[2]
+    aligned = streaming and address % VECTOR == 0
+    if along == 1:
+        past = aligned and step * size_of(kind) % VECTOR == 0
+        block_to_classes(kind, w.e, n, m, address, step, w.factors, w.ys, w.slopes, past)
     else:
-        block_to_rows(kind, w.e, n, m, address, strides[1], strides[2], w.factors)
+        whole = aligned and step == 1 and along == n  # in one piece, which can go past the caches
+        there = w.t if whole else address
+        block_to_rows(kind, w.e, n, m, there, step, along, w.factors)
         for p in range(m):
             y = load(w.ys, p, NO)
             if y >= 0:
-                slope = narrow(load(w.slopes, p, ZERO), kind)
-                store(address, p * strides[2] + y * strides[1], slope)
+                store(there, p * along + y * step, narrow(load(w.slopes, p, ZERO), kind))
+        if whole:
+            scaled(kind, w.t, address, 0, m * n, F(1.0), True)
 
 
 class Work(NamedTuple):
@@ -105,12 +112,12 @@ class Work(NamedTuple):
     states: int
     # float32, class by class
     e: int
-    t: int
+    t: int  # the targets' masses, or a gradient on its way
 
 
 @within
 def _workspace(memory, m, n):
-    """Return the addresses; they need 96·m bytes, and 4·n·m or (for dense targets) 8·n·m."""
+    """Return the addresses; they need 96·m + 8·n·m bytes."""
     eight, half = 8 * m, memory + 64 * m
     four, e = 4 * m, memory + 96 * m
     return Work(
@@ -129,38 +136,6 @@ def _are_wide(m, say, w):
     for p in range(m):
         wide += ZERO if shift_of(load(w.tops, p, ZERO), say.constants)[1] else F(1.0)
     return wide > ZERO
-
-
-@summing
-def _are_little(m, w):
-    """Tell whether there are rows whose others are little beside the likeliest class."""
-    little = 0.0
-    for p in range(m):
-        top = np.float64(load(w.e_tops, p, ZERO))
-        little += 1.0 if load(w.others, p, 1.0) < CONFIDENT * top else 0.0
-    return little > 0.0
-
-
-@within
-def _exponentials(n, m, say, w):
-    """Replace logits by exponentials, and find the mass of all classes but the likeliest."""
-    block_exponentials(w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others)
-    if _are_little(m, w):
-        _sum_but(n, m, w)
-
-
-@plain
-def _sum_but(n, m, w):
-    """Sum the others by themselves where they are little beside the likeliest class."""
-    for p in range(m):
-        top = load(w.e_tops, p, ZERO)
-        if load(w.others, p, 1.0) < CONFIDENT * np.float64(top):
-            total, count = 0.0, -1.0
-            for j in range(n):
-                x = load(w.e, j * m + p, ZERO)
-                total += 0.0 if x == top else np.float64(x)
-                count += 1.0 if x == top else 0.0
-            store(w.others, p, total + count * np.float64(top))
 
 
 @plain
@@ -322,7 +297,7 @@ def _block(kind, target_kind, at, of, say, b, memory):
     special = _indices(target_kind, at, o, of.targets[2], n, m, say, w)
     _scaled(at, say, first, m, w)
     _gaps(at, m, w)
-    _exponentials(n, m, say, w)
+    block_exponentials(w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others)
     special = special or _are_wide(m, say, w)
     if special:
         _set_aside(n, m, False, say, w)
@@ -454,7 +429,7 @@ def _dense_block(kind, target_kind, at, of, say, b, soft, memory):
     _scaled(at, say, first, m, w)
     _targets(target_kind, at, of, say, place, soft, m, w)
     _surprise(at, n, m, w)
-    _exponentials(n, m, say, w)
+    block_exponentials(w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others)
     special = special or _are_wide(m, say, w)
     if special:
         _set_aside(n, m, soft, say, w)
@@ -483,31 +458,28 @@ def over_positions_dense(kind, target_kind, at, of, say, start, stop, soft, scra
 
 
 @compiled
-def small_mean(kind, logits, targets, gradient, mean, shape, strides, ignore_index, say):
+def small_mean(kind, logits, targets, gradient, mean, n, classes, along, step, stride, ignored):
     """Write the mean loss of a small matrix for class indices, and its gradient; return a state.
 
     The same numbers as `over_positions` gives for one block; all that a call needs is done here,
-    because a call from Python for each part would take longer than the parts.
+    because a call from Python for each part would take longer than the parts. The strides are
+    those of the logits' rows and classes, and of the targets; `ignored` is the ignored index.
     """
-    n, classes = shape
     kept, index = 0, np.int64(0)
     for i in range(n):
-        y = load(targets, i * strides[2], index)
-        if y == ignore_index:
+        y = load(targets, i * stride, index)
+        if y == ignored:
             continue
         if not 0 <= y < classes:
             return OUTSIDE
         kept += 1
     if kept == 0:
         return SKIPPED
-    memory, sums = np.empty(12 * n + (classes * n + 1) // 2), np.empty(4)
+    memory, sums = np.empty((12 + classes) * n), np.empty(4)
     at = Addresses(logits, targets, 0, 0, 0, 0, 0, 0, gradient, sums.ctypes.data)
-    of = Layout(
-        1, classes, n, (0, strides[1], strides[0]), (0, 0, strides[2]), (0, 1, classes), n, 4, False
-    )
-    scale = 1.0 / kept
-    own = Options(True, ignore_index, 0.0, 1.0, 0.0, 0.0, scale, say.constants)
-    _block(kind, index, at, of, own, 0, memory.ctypes.data)
+    of = Layout(1, classes, n, (0, step, along), (0, 0, stride), (0, 1, classes), n, 4, False)
+    say = Options(True, ignored, 0.0, 1.0, 0.0, 0.0, 1.0 / kept, PLAIN)
+    _block(kind, index, at, of, say, 0, memory.ctypes.data)
     memory[0] = 0.0  # alive until here
-    store(mean, 0, F(sums[0] * scale))
+    store(mean, 0, F(sums[0] * say.scale))
     return WIDE if sums[3] > 0.0 else KEPT

@@ -29,7 +29,6 @@ from xent.losses.kernels.numba_arithmetic import compiled, load, narrow, store
 
 __all__ = [
     "BAD",
-    "CONFIDENT",
     "KEPT",
     "OUTSIDE",
     "SKIPPED",
@@ -59,8 +58,6 @@ __all__ = [
 
 F = np.float32
 ZERO = F(0.0)
-CONFIDENT = 2.0**-16
-"""The others' share under which their mass is summed by itself."""
 TINY, DOWN = 2.0**-100, F(2.0**-64)
 """A factor of lifted exponentials that could be subnormal; they are first let down by the other."""
 
@@ -224,17 +221,27 @@ def add_to_sums(at, of, row, loss, mass, state):
 @compiled
 def weigh_targets(targets, count, classes, ignores, ignore_index, class_weight, row_weight):
     """Return how many rows are kept, what they weigh together, and the first out of range or −1."""
-    kept, weight, index = 0, 0.0, np.int64(0)
+    index = np.int64(0)
+    if class_weight == 0 and row_weight == 0:  # nothing here keeps vectors from being used
+        here, wrong = 0, 0
+        for i in range(count):
+            y = load(targets, i, index)
+            kept = 0 if ignores & (y == ignore_index) else 1
+            here += kept
+            wrong += kept & (0 if 0 <= y < classes else 1)
+        if wrong == 0:
+            return here, float(here), -1
+    here, weight = 0, 0.0
     for i in range(count):
         y = load(targets, i, index)
         own = load(row_weight, i, 1.0) if row_weight != 0 else 1.0
         if (ignores and y == ignore_index) or own == 0.0:
             continue
         if not 0 <= y < classes:
-            return kept, weight, i
-        kept += 1
+            return here, weight, i
+        here += 1
         weight += own * (load(class_weight, y, 1.0) if class_weight != 0 else 1.0)
-    return kept, weight, -1
+    return here, weight, -1
 
 
 @compiled

@@ -31,6 +31,7 @@ __all__ = [
     "Memory",
     "Vector",
     "all_of",
+    "any_of",
     "count",
     "fma",
     "joined",
@@ -192,6 +193,17 @@ def all_of(kind: Any, value: float) -> Any:
     if isinstance(kind, ir.VectorType):
         return ir.Constant(kind, [value] * kind.count)
     return ir.Constant(kind, value)
+
+
+def any_of(masks: Sequence[Vector]) -> Any:
+    """Return the LLVM value that tells whether a mask holds anywhere."""
+    found = None
+    for mask in masks:
+        width = ir.IntType(mask.lanes)
+        bits = mask.builder.bitcast(mask.value, width)
+        here = mask.builder.icmp_unsigned("!=", bits, ir.Constant(width, 0))
+        found = here if found is None else mask.builder.or_(found, here)
+    return found
 
 
 def number(builder: Any, value: int) -> Vector:
