@@ -22,23 +22,40 @@ pytestmark = pytest.mark.slow
 
 
 PACKAGE = Path(xent.__file__).parent / "losses/kernels"
-ARITHMETIC, ROWS, ENTRIES, CALLS = "numba_arithmetic", "numba_rows", "numba_entries", "cpu_rows"
+VECTORS, LOOPS, ROWS = "numba_vectors", "numba_loops", "numba_rows"
+CLASSES, POSITIONS, DOUBLES = "numba_classes", "numba_positions", "numba_doubles"
+ENTRIES = "numba_entries"
+MODULES = (
+    VECTORS,
+    "numba_arithmetic",
+    LOOPS,
+    ROWS,
+    CLASSES,
+    POSITIONS,
+    DOUBLES,
+    ENTRIES,
+    "cpu_rows",
+)
+"""In the order in which they import each other."""
 ALONG, ACROSS, ONE, ENTRY = "along the classes", "across positions", "one by one", "entries"
 
 # fmt: off
 MUTANTS = [
     # (what is wrong, the form that must notice, where, the text, what it becomes)
-    ("the low part of T·log 2 is dropped", ALONG, ARITHMETIC, "r = fma(-n, low, fma(-n, high, z)) * inverse", "r = fma(-n, high, z) * inverse"),
-    ("the others are never summed by themselves", ALONG, ROWS, "if not others < CONFIDENT * np.float64(top):\n        return others", "if True:\n        return others"),
+    ("the low part of T·log 2 is dropped", ALONG, LOOPS, "rests = [fma(n, low, r) for n, r in zip(turns, rests, strict=True)]", "rests = list(rests)"),
+    ("the others are never summed by themselves", ALONG, CLASSES, "if not others < most:\n        return others", "if True:\n        return others"),
+    ("what float32 has summed with the likeliest is kept", ALONG, CLASSES, "if j >= n // GROUP * GROUP:", "if True:"),
+    ("the next row's maximum is the last of its numbers", ALONG, LOOPS, "tops[k] = larger(ahead.load(place, lanes), tops[k])", "tops[k] = ahead.load(place, lanes)"),
     ("the gradient at the target is p − 1", ALONG, ROWS, "rest = others if e_y == top else (others + top) - e_y", "rest = (others + top) - e_y"),
-    ("exponentials are not lifted", ALONG, ROWS, "LIFT = F(64.0)", "LIFT = F(0.0)"),
-    ("smoothing reaches masked classes", ALONG, ROWS, "part = share if widen(load(z, o + j, kind)) > -np.inf else ZERO", "part = share"),
-    ("wide rows are computed in float32", ALONG, ROWS, "LARGEST = F(2.0**18)", "LARGEST = F(2.0**30)"),
-    ("the block's temperature is not in the loss", ACROSS, ROWS, "loss = masses[i] * log_sum + surprise[i] / say.temperature", "loss = masses[i] * log_sum + surprise[i]"),
-    ("the others of a block are never summed by themselves", ACROSS, ROWS, "    if sure > 0:", "    if sure < 0:"),
-    ("a transpose swaps too little", ACROSS, ARITHMETIC, "for size in (4, 2, 1):", "for size in (4, 2):"),
-    ("differences lose their remainders", ONE, ROWS, "store(low, j, lost if abs(lost) < np.inf else 0.0)", "store(low, j, 0.0)"),
-    ("the softcap has no slope", ONE, ROWS, "slope *= 1.0 / np.cosh(v / say.softcap) ** 2 if v != -np.inf else 1.0", "slope *= 1.0"),
+    ("exponentials are not lifted", ALONG, LOOPS, "LIFT = 64.0", "LIFT = 0.0"),
+    ("smoothing reaches masked classes", ALONG, CLASSES, "part = share if widen(load(z, j, kind)) > -np.inf else ZERO", "part = share"),
+    ("wide rows are computed in float32", ALONG, LOOPS, "LARGEST = 2.0**18", "LARGEST = 2.0**30"),
+    ("the block's temperature is not in the loss", ACROSS, LOOPS, "+ gap.load(i, lanes) * inverse_of", "+ gap.load(i, lanes)"),
+    ("the others of a block are never summed by themselves", ACROSS, LOOPS, 'o.compare("<", t * CONFIDENT)', 'o.compare("<", t * 0.0)'),
+    ("a block's gradient at the target is p − 1", ACROSS, LOOPS, 'rest = rest_of.where(x.compare("==", top), (rest_of + top) - x)', "rest = (rest_of + top) - x"),
+    ("a transpose swaps too little", ACROSS, VECTORS, "done, size = list(rows), LANES // 2", "done, size = list(rows), LANES // 4"),
+    ("differences lose their remainders", ONE, DOUBLES, "store(low, j, lost if abs(lost) < np.inf else 0.0)", "store(low, j, 0.0)"),
+    ("the softcap has no slope", ONE, DOUBLES, "slope *= 1.0 / np.cosh(v / say.softcap) ** 2 if v != -np.inf else 1.0", "slope *= 1.0"),
     ("0·∞ is not made 0 for entries", ENTRY, ENTRIES, "(0.0 if no == 0.0 else no * loss_no)", "(no * loss_no)"),
 ]
 # fmt: on
@@ -58,7 +75,7 @@ def load(file, old, new):
     """Load the modules of the kernels again, one of them changed, with no cache."""
     import importlib.util
 
-    for name in (ARITHMETIC, ROWS, ENTRIES, CALLS):
+    for name in MODULES:
         source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
         if name == file:
             assert source.count(old) == 1, f"{file} has {old!r} {source.count(old)} times: renew it"

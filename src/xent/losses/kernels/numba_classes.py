@@ -16,6 +16,7 @@ from xent.losses.kernels.numba_arithmetic import (
     key_of,
     load,
     narrow,
+    size_of,
     store,
     widen,
 )
@@ -27,6 +28,8 @@ from xent.losses.kernels.numba_loops import (
     log1p_single,
     scaled,
     shift_of,
+    soft_slopes,
+    soft_terms,
     sum_without,
     sweep,
 )
@@ -53,7 +56,7 @@ from xent.losses.kernels.numba_rows import (
 
 __all__ = ["over_classes", "over_classes_dense"]
 
-FEW = 8192
+WHOLE = 1 << 16
 """Classes whose exponentials are kept though no gradient is asked for: they may be summed again."""
 CHUNK = 512
 """Exponentials that are kept of more classes than those; a power of two."""
@@ -136,7 +139,7 @@ def _write_rest(kind, waiting, done):
 def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
     """Compute some blocks of rows for class indices; scratch memory is 8 bytes a class and 256."""
     n, size = of.classes, of.itemsize
-    whole = at.gradient != 0 or n <= FEW
+    whole = at.gradient != 0 or n <= WHOLE
     kept = -1 if whole else CHUNK - 1
     clear_sums(at, start, stop)
     row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
@@ -232,27 +235,14 @@ def _fill_targets(kind, target_kind, at, say, z, to, y, n, t):
             store(t, j, load(t, j, ZERO) * kept + part)
 
 
-@summing
-def _surprise(kind, at, z, n, t, top):
-    """Return Σ t·(m − z), with 0·∞ = 0, and Σ t; t is weighted by class."""
-    total, mass = 0.0, 0.0
-    for j in range(n):
-        share = np.float64(load(t, j, ZERO)) * class_weight(at, j)
-        gap = np.float64(top) - np.float64(widen(load(z, j, kind)))
-        total += 0.0 if share == 0.0 else share * gap
-        mass += share
-    return total, mass
+@plain
+def _soft_terms(kind, z, t, n, top, weights):
+    return soft_terms(kind, z, t, n, top, weights)
 
 
 @plain
-def _write_soft(kind, at, e, t, g, n, parts):
-    """Write (p·(a − t) − t·(1 − p))·h, where 1 − p of the likeliest is the others' share."""
-    top, inverse, others, a, h = parts
-    for j in range(n):
-        x, share = load(e, j, ZERO), load(t, j, ZERO) * F(class_weight(at, j))
-        p = x * inverse
-        rest = others if x == top else F(1.0) - p
-        store(g, j, narrow((p * (a - share) - share * rest) * h, kind))
+def _write_soft(kind, e, t, n, g, numbers, weights, past):
+    soft_slopes(kind, e, t, n, g, numbers, weights, past)
 
 
 @compiled
@@ -265,7 +255,7 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
     z = at.logits + place_of(of.logits, of, row) * size
     top = _top(kind, z, n) if row < last else ZERO
     e = (scratch + 63) // 64 * 64
-    t = e + (n + 15) // 16 * 64
+    own = e + (n + 15) // 16 * 64
     while row < last:
         following, y_next, weight_next = next_row(
             kind, target_kind, at, of, say, row + 1, last, soft
@@ -287,8 +277,11 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
             log_sum = log1p_single(others / np.float64(e_top))
             lse = log_sum + np.float64(top) / say.temperature
             to = place_of(of.targets, of, row)
-            _fill_targets(kind, target_kind, at, say, z, to, y, n, t)
-            surprise, mass = _surprise(kind, at, z, n, t, top)
+            t = at.targets + to * 4
+            if not (soft and say.smoothing == 0.0 and size_of(target_kind) == 4):
+                t = own
+                _fill_targets(kind, target_kind, at, say, z, to, y, n, t)
+            surprise, mass = _soft_terms(kind, z, t, n, top, at.class_weight)
             loss = mass * log_sum + surprise / say.temperature
             if say.z_loss != 0.0:
                 loss += say.z_loss * mass * lse * lse
@@ -296,10 +289,13 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
                 g = at.gradient + place_of(of.gradient, of, row) * size
                 slope = F(mass * (1.0 + 2.0 * say.z_loss * lse))
                 each = F(gradient_weight(at, say, row, weight) / say.temperature)
-                parts = (e_top, F(1.0 / whole), F(others / whole), slope, each)
-                _write_soft(kind, at, e, t, g, n, parts)
+                numbers = (e_top, F(1.0 / whole), F(others / whole), slope, each)
+                past = of.streaming and g % (LANES * size) == 0
+                _write_soft(kind, e, t, n, g, numbers, at.class_weight, past)
             report(at, row, loss, mass, lse)
             state = KEPT if abs(lse) < np.inf else BAD
             add_to_sums(at, of, row, weight * loss, weight * mass, state)
             top = top_next
         row, y, weight, z = following, y_next, weight_next, z_next
+    if of.streaming:
+        fence()

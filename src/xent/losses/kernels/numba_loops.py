@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from xent.losses.kernels.numba_arithmetic import LN2
@@ -54,6 +55,8 @@ __all__ = [
     "log1p_single",
     "scaled",
     "shift_of",
+    "soft_slopes",
+    "soft_terms",
     "sum_without",
     "sweep",
 ]
@@ -372,6 +375,105 @@ def scaled(
         return context.get_dummy_value()
 
     return types.void(kind, whole, whole, whole, whole, single, types.boolean), generate
+
+
+@intrinsic
+def soft_terms(typing: Any, kind: Any, z: Any, t: Any, n: Any, top: Any, weights: Any) -> Any:
+    """Return Σ w·t·(m − z), with 0·∞ = 0, and Σ w·t, in float64.
+
+    The targets' masses `t` are float32, the classes' `weights` float64, or at 0 for ones.
+    """
+    returned = types.UniTuple(double, 2)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, z, t, n, top, weights = args
+        logits, masses = Memory(builder, z, kind), Memory(builder, t)
+        weight_of, n = Memory(builder, weights, double), Vector(builder, n)
+        results = [cgutils.alloca_once(builder, DOUBLE) for _ in range(2)]
+
+        def body(lanes: int, weighted: bool) -> Any:
+            tops = spread(Vector(builder, top), lanes).doubles()
+            half = max(1, lanes // 2)
+
+            def step(j: Vector, carried: list[Vector]) -> list[Vector]:
+                shares = masses.load(j, lanes).doubles()
+                if weighted:
+                    shares = [s * weight_of.load(j + half * k, half) for k, s in enumerate(shares)]
+                gaps = [m - x for m, x in zip(tops, logits.load(j, lanes).doubles(), strict=True)]
+                costs = [
+                    s.where(s.compare("==", 0.0), s * g) for s, g in zip(shares, gaps, strict=True)
+                ]
+                return [c + x for c, x in zip(carried, [*costs, *shares], strict=True)]
+
+            return step
+
+        def sums(weighted: bool) -> None:
+            zeros = [Vector(builder, all_of(of_lanes(DOUBLE, LANES // 2), 0.0))] * 4
+            j, carried = count(number(builder, 0), n, LANES, zeros, body(LANES, weighted))
+            both = [_sum_of_lanes(a + b) for a, b in (carried[:2], carried[2:])]
+            _, both = count(j, n, 1, both, body(1, weighted))
+            for place, value in zip(results, both, strict=True):
+                builder.store(value.value, place)
+
+        with builder.if_else(builder.icmp_signed("!=", weights, number(builder, 0).value)) as (
+            then,
+            otherwise,
+        ):
+            with then:
+                sums(True)
+            with otherwise:
+                sums(False)
+        return context.make_tuple(builder, returned, [builder.load(place) for place in results])
+
+    return returned(kind, whole, whole, whole, single, whole), generate
+
+
+@intrinsic
+def soft_slopes(
+    typing: Any, kind: Any, e: Any, t: Any, n: Any, g: Any, numbers: Any, weights: Any, past: Any
+) -> Any:
+    """Write (p·(a − w·t) − w·t·(1 − p))·h, where 1 − p of the likeliest is the others' share.
+
+    `numbers` is ``(e_top, 1/Σe, others/Σe, a, h)``; the arrays are those of `soft_terms`. Past the
+    caches where `past`: the gradient then starts at a multiple of LANES elements.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, e, t, n, g, numbers, weights, past = args
+        row, masses, gradient = Memory(builder, e), Memory(builder, t), Memory(builder, g, kind)
+        weight_of, n = Memory(builder, weights, double), Vector(builder, n)
+
+        def write(weighted: bool, through: bool) -> None:
+            def body(j: Vector, units: int, lanes: int) -> None:
+                top, inverse, others, a, h = _members(builder, numbers, lanes)
+                for u in range(units):
+                    place = j + lanes * u
+                    x, share = row.load(place, lanes), masses.load(place, lanes)
+                    if weighted:
+                        share = share * weight_of.load(place, lanes).singles()
+                    p = x * inverse
+                    rest = others.where(x.compare("==", top), p.subtracted_from(1.0))
+                    slope = (p * (a - share) - share * rest) * h
+                    gradient.store(place, slope, past=through and lanes > 1)
+
+            _spans(number(builder, 0), n, body, together=2)
+
+        with builder.if_else(builder.icmp_signed("!=", weights, number(builder, 0).value)) as (
+            then,
+            otherwise,
+        ):
+            with then:
+                write(True, False)
+            with otherwise, builder.if_else(past) as (through, plainly):
+                with through:
+                    write(False, True)
+                with plainly:
+                    write(False, False)
+        return context.get_dummy_value()
+
+    return types.void(
+        kind, whole, whole, whole, whole, types.UniTuple(single, 5), whole, types.boolean
+    ), generate
 
 
 # ---- over a block of rows ------------------------------------------------------------------------
