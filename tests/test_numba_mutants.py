@@ -116,6 +116,9 @@ def check(form):
     compare(confident, np.full((40, 1), 3), dtype, temperature=AWKWARD)
     compare(confident, y, dtype, temperature=1.3, z_loss=0.1)
     if form == ALONG:
+        long = 3.0 * generator.standard_normal((40, 75, 1))
+        long[:, 40, 0] += np.linspace(0.0, 20.0, 40)
+        compare(long, np.full((40, 1), 40), dtype)
         masked = values.copy()
         masked[:, ::3] = -np.inf
         compare(masked, np.ones((40, 1), np.int64), dtype, smoothing=0.2)

@@ -406,6 +406,25 @@ def test_an_ignored_row_is_never_looked_at(form, index):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ties", [1, 2])
+def test_no_digit_is_lost_to_the_likeliest_class_wherever_it_stands(form, ties):
+    # The others' share goes from 2^−24 to 2^4, past every way of summing them.
+    classes = 75
+    values = normal((classes, classes, 1), scale=1.0)
+    place = np.arange(classes)
+    gaps = np.linspace(-4.0, 24.0, classes) * np.log(2.0) + np.log(classes)
+    values[place, place, 0] = values[:, :, 0].max(axis=1) + np.roll(gaps, 7)
+    if ties == 2:
+        values[place, (place + 8) % classes, 0] = values[place, place, 0]
+    for y in (place, (place + 5) % classes):
+        z, t = Placed(values, "float32"), Placed(y[:, None], "int64")
+        with forced(form) as ran:
+            got = call(z, t)
+        assert set(ran) == {form}
+        assert_right(got, defined(by_row(z.values()), y), "float32")
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_target_out_of_range_makes_its_row_nan_and_no_other(form, smoothing):
     for shape in ((20, 9, 1), (6, 64, 1), (1, 9, 20)):
