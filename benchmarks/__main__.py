@@ -147,8 +147,9 @@ def _rows(names: list[str] | None, rounds: int | None, store: Path | None, *, qu
         return 0
     reached = targets(timings, peak, first)
     sys.stdout.write(target_lines(reached))
-    more = max(call.numba for call in first)
-    sys.stdout.write(f"  numba's own imports on its first use take {more:.2f} s beside those\n")
+    for call in first[:1]:
+        took = f"{call.numba:.2f} s"
+        sys.stdout.write(f"  numba's own imports on its first use take {took} beside those\n")
     if store is not None:
         write(store, [m.as_dict() for group in (timings, peak, first, reached) for m in group])
         if store == RESULTS / "rows.jsonl" and not names:

@@ -15,8 +15,6 @@ from xent.losses.kernels.numba_arithmetic import (
     constants_of,
     exp_double,
     fma,
-    from_key,
-    key_of,
     load,
     log1p_double,
     narrow,
@@ -203,10 +201,8 @@ def test_log1p_single_is_right_to_a_billionth():
     assert np.max(np.abs(many_short_log1p(x) / np.log1p(x) - 1.0)) <= 1e-9
 
 
-# ---- order ----------------------------------------------------------------------------------------
+# ---- bits ---
 
-keys_of = over(key_of)
-from_keys = over(from_key)
 BITS = np.concatenate(
     [
         np.random.default_rng(5).integers(0, 2**32, 100_000, np.uint32),
@@ -214,23 +210,6 @@ BITS = np.concatenate(
         np.array([0, 1, 0x80000000, 0x80000001, 0x7F800000, 0xFF800000, 0x7F7FFFFF], np.uint32),
     ]
 )
-
-
-def test_keys_order_like_the_numbers_and_nan_beyond_them():
-    x = BITS.view(np.float32)
-    numbers, nan = x[~np.isnan(x)], x[np.isnan(x)]
-    by_key = numbers[np.argsort(keys_of(numbers, np.int32))]
-    assert np.all(by_key[:-1] <= by_key[1:])
-    lowest, highest = keys_of(np.array([-np.inf, np.inf], np.float32), np.int32)
-    beyond = keys_of(nan, np.int32)
-    np.testing.assert_array_equal(np.signbit(nan), beyond < lowest)
-    np.testing.assert_array_equal(~np.signbit(nan), beyond > highest)
-
-
-def test_a_key_gives_its_number_back_to_the_bit():
-    x = BITS.view(np.float32)
-    back = from_keys(keys_of(x, np.int32), np.float32)
-    np.testing.assert_array_equal(back.view(np.uint32), BITS)
 
 
 def test_bits_come_and_go_unchanged():

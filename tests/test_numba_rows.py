@@ -425,6 +425,33 @@ def test_no_digit_is_lost_to_the_likeliest_class_wherever_it_stands(form, ties):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_wide_row_and_one_of_nan_are_each_counted_once(form):
+    values = np.zeros((5, 60, 1))
+    values[1], values[2, 7], values[3] = np.nan, -np.nan, 2.0**26
+    z, t = Placed(values, "float32"), Placed(np.zeros((5, 1), np.int64), "int64")
+    with forced(form):
+        got = call(z, t)
+    assert got.sums.mass == 5.0
+    assert got.sums.bad == 1
+    np.testing.assert_array_equal(np.isnan(got.losses), [False, True, True, False, False])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [1.0, 0.99999])
+def test_a_z_loss_on_probabilities_does_not_cancel_at_the_likeliest_class(form, share):
+    classes = 60
+    values, masses = np.zeros((4, classes, 1)), np.full((4, classes, 1), (1 - share) / 59)
+    values[:, 3, 0], masses[:, 3] = [8.0, 10.0, 12.0, 14.0], share
+    z, t = Placed(values, "float32"), Placed(masses, "float32")
+    with forced(form) as ran:
+        got = call(z, t, z_loss=1e-4)
+    assert set(ran) == {form}
+    truth = defined(by_row(z.values()), by_row(t.values()), z_loss=1e-4)
+    error = np.abs(got.slopes - truth.slopes)[:, 3] / np.abs(truth.slopes[:, 3])
+    assert error.max() <= 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_target_out_of_range_makes_its_row_nan_and_no_other(form, smoothing):
     for shape in ((20, 9, 1), (6, 64, 1), (1, 9, 20)):

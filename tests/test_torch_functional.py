@@ -941,3 +941,51 @@ def test_every_row_of_the_table_is_tested_and_every_test_is_in_it():
     rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")]
     assert sorted(rows) == sorted(["row", "---", *DIFFERENCES, *ELSEWHERE])
     assert set(CORE) <= set(DIFFERENCES)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(4, 5), (40, 40), (3, 100)])
+def test_torchs_default_dtype_changes_nothing(default, shape):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(shape, generator=generator, requires_grad=True)
+    y = torch.randint(0, shape[1], shape[:1], generator=generator)
+
+    def all_of_it():
+        loss = X.cross_entropy(z, y)
+        once = torch.autograd.grad(loss, z, retain_graph=True)[0]
+        again = torch.autograd.grad(loss, z, retain_graph=True)[0]
+        twice = torch.autograd.grad(2.0 * loss, z)[0]
+        return [loss.detach(), once, again, twice, X.cross_entropy(z, y, reduction="none").detach()]
+
+    truth = all_of_it()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        got = all_of_it()
+    finally:
+        torch.set_default_dtype(before)
+    for a, b in zip(got, truth, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
+def test_torchs_default_device_changes_nothing():
+    with torch.device("meta"):
+        small = X.cross_entropy(Z, Y)
+        core = xent.softmax_cross_entropy(Z, Y)
+        each = xent.softmax_cross_entropy(Z, Y, reduction="none")
+    assert small.device.type == core.device.type == each.device.type == "cpu"
+    assert torch.equal(small, X.cross_entropy(Z, Y))
+    assert torch.equal(core, xent.softmax_cross_entropy(Z, Y))
+    assert torch.equal(each, xent.softmax_cross_entropy(Z, Y, reduction="none"))
+
+
+def test_a_tensor_that_outlived_a_transform_is_read_like_torch_reads_it():
+    kept = []
+
+    def f(z):
+        kept.append(z)
+        return z.sum()
+
+    torch.func.grad(f)(Z.detach().clone())
+    assert torch.isclose(X.cross_entropy(kept[0], Y), F.cross_entropy(kept[0], Y))

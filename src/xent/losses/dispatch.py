@@ -7,7 +7,6 @@ falls back: a kernel that fails raises.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +77,6 @@ SMALL = 2048
 NUMBA = importlib.util.find_spec("numba") is not None
 
 
-@functools.cache
 def cpu_rows() -> ModuleType:
     """Import the CPU kernels, which bring numba with them."""
     import xent.losses.kernels.cpu_rows as module

@@ -203,7 +203,7 @@ class _SummedOnCPU(torch.autograd.Function):
         ctx.save_for_backward(logits, *rows.arrays()[1:])
         ctx.rows, ctx.call, ctx.scale = _emptied(rows), call, scale
         ctx.stash = gradient
-        return torch.scalar_tensor(sums.total * scale, dtype=dtype)
+        return torch.scalar_tensor(sums.total * scale, dtype=dtype, device="cpu")
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -248,7 +248,9 @@ class _SmallMean(torch.autograd.Function):
 
 
 # What `Function.apply` does where no transform is active, without asking whether one is.
-_apply_small_mean = super(torch.autograd.Function, _SmallMean).apply
+_apply_small_mean: Any = getattr(
+    super(torch.autograd.Function, _SmallMean), "apply", _SmallMean.apply
+)
 
 
 def _small_gradient(ctx: Any, cotangent: Tensor) -> Tensor:
@@ -258,7 +260,7 @@ def _small_gradient(ctx: Any, cotangent: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return _differentiably(rows, cotangent * scale, "sum").squeeze(2)
     many = _transforms() > 0
-    gradient = torch.empty(rows.logits.shape)
+    gradient = torch.empty_like(rows.logits, memory_format=torch.contiguous_format)
     factor = scale if many else scale * cotangent.item()
     dispatch.cpu_rows().softmax(_ready(rows), gradient=gradient, scale=factor)
     return gradient.squeeze(2) * cotangent if many else gradient.squeeze(2)
@@ -269,7 +271,7 @@ class _RowsOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Any, call: Any, dtype: Any, refuse: Any) -> Tensor:
-        losses = torch.empty(rows.places, dtype=torch.float64)
+        losses = torch.empty(rows.places, dtype=torch.float64, device="cpu")
         sums = call(rows, losses=losses)
         if refuse is not None and sums.bad >= 0:
             refuse(sums.bad)
@@ -352,7 +354,7 @@ _ENTRIES = "Tensor logits, Tensor targets, Tensor? pos_weight, Tensor? row_weigh
 def _run_losses(rows: SoftmaxRows | EntryRows) -> Tensor:
     """Return weight·loss of each row."""
     if rows.logits.device.type == "cpu":
-        losses = torch.empty(rows.places, dtype=torch.float64)
+        losses = torch.empty(rows.places, dtype=torch.float64, device="cpu")
         _cpu_call(rows)(_ready(rows), losses=losses)
     else:
         losses = _triton_rows().forward(rows).loss.to(torch.float64)
@@ -507,6 +509,7 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
         or _modes() > 0
         or torch.autograd.forward_ad._current_level >= 0
         or logits.is_neg()
+        or torch._C._functorch.is_functorch_wrapped_tensor(logits)  # left over from a transform
         or torch.jit.is_tracing()
         or not -(2**62) < ignore_index < 2**62
         or not dispatch.NUMBA
@@ -514,7 +517,7 @@ def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | N
     ):
         return None
     needed = logits.requires_grad and torch.is_grad_enabled()
-    mean = torch.empty(())
+    mean = torch.empty((), dtype=torch.float32, device="cpu")  # whatever the defaults are
     gradient = torch.empty_like(logits, memory_format=torch.contiguous_format) if needed else None
     if not dispatch.cpu_rows().small_mean(logits, targets, gradient, mean, ignore_index):
         return None

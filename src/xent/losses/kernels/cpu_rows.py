@@ -225,7 +225,7 @@ def _plan(
             outer, inner = inner, outer
             z, t, g = (s[::-1] for s in (z, t, g))
         block = max(16, min(1024, 6144 // classes // 16 * 16))
-        scratch = (12 + classes) * block
+        scratch = (13 + classes) * block
     layout = Layout(outer, classes, inner, z, t, g, block, itemsize, streaming)
     across = form in ACROSS
     blocks = outer * -(-inner // block) if across else -(-outer * inner // block)

@@ -36,8 +36,6 @@ __all__ = [
     "exp_double",
     "fence",
     "fma",
-    "from_key",
-    "key_of",
     "load",
     "log1p_double",
     "narrow",
@@ -109,7 +107,7 @@ def size_of(typing: Any, kind: Any) -> Any:
 
 @intrinsic
 def fence(typing: Any) -> Any:
-    """Let every earlier write be seen before any later one: `stream` does not by itself."""
+    """Let every earlier write be seen before any later one: writes past the caches are not."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("seq_cst")
@@ -160,25 +158,6 @@ def narrow(typing: Any, value: Any, kind: Any) -> Any:
         return Vector(builder, x).narrowed(kind).value
 
     return kind(value, kind), generate
-
-
-# ---- order ---------------------------------------------------------------------------------------
-
-
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def key_of(x):
-    """Return an integer that orders like a float32, −∞ … +∞, and NaN beyond.
-
-    A maximum of integers is one vector instruction; one of floats that may be NaN is not.
-    """
-    bits = bits_of(x)
-    return N(bits ^ ((bits >> N(31)) & N(0x7FFFFFFF)))
-
-
-@njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def from_key(key):
-    """Return the float32 of a key."""
-    return bits_of(N(key ^ ((key >> N(31)) & N(0x7FFFFFFF))))
 
 
 # ---- exponentials --------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ import numpy as np
 from xent.losses.kernels.numba_arithmetic import (
     compiled,
     fence,
-    from_key,
-    key_of,
     load,
     narrow,
     size_of,
@@ -32,6 +30,7 @@ from xent.losses.kernels.numba_loops import (
     soft_terms,
     sum_without,
     sweep,
+    top_of,
 )
 from xent.losses.kernels.numba_rows import (
     BAD,
@@ -45,6 +44,7 @@ from xent.losses.kernels.numba_rows import (
     clear_sums,
     gradient_weight,
     let_down,
+    mass_and_bend,
     next_row,
     place_of,
     plain,
@@ -63,15 +63,6 @@ CHUNK = 512
 
 
 @plain
-def _top(kind, z, n):
-    """Return the maximum; NaN is beyond any."""
-    top = np.int32(-(2**31))
-    for j in range(n):
-        top = max(top, key_of(widen(load(z, j, kind))))
-    return from_key(top)
-
-
-@plain
 def _exponentials(kind, z, start, n, shift, say, e):
     for j in range(n):
         store(e, j, exp_single(widen(load(z, start + j, kind)), shift, say.constants))
@@ -83,7 +74,7 @@ def _write(kind, e, g, start, stop, factor, past):
 
 
 @plain
-def _place_of_top(kind, z, n, top):
+def _place_oftop_of(kind, z, n, top):
     """Return the last class whose logit is the maximum."""
     place = np.int32(0)
     for j in range(np.int32(n)):
@@ -106,9 +97,10 @@ def _others(kind, z, n, y, shift, say, top, e_top, e, whole, total):
     if others >= CONFIDENT * most:
         j = y
         if y < 0 or widen(load(z, y, kind)) != top:
-            j = _place_of_top(kind, z, n, top)
+            j = _place_oftop_of(kind, z, n, top)
         if j >= n // GROUP * GROUP:
             return others
+        # In the order of `sweep`: pairs first.
         first, rest = j // GROUP * GROUP + j % LANES, 0.0
         pairs = ZERO, ZERO
         for u in range(0, GROUP, LANES):
@@ -145,7 +137,7 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
     row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
     row, y, weight = next_row(kind, target_kind, at, of, say, row, last, False)
     z = at.logits + place_of(of.logits, of, row) * size
-    top = _top(kind, z, n) if row < last else ZERO
+    top = top_of(kind, z, n) if row < last else ZERO
     e = (scratch + 63) // 64 * 64
     spare = e + (n + 15) // 16 * 64
     nothing = (e, e, 0, 0, ZERO, 0, ZERO)
@@ -160,7 +152,7 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
         shift, usable = shift_of(top, say.constants)
         if not usable:
             add_to_sums(at, of, row, 0.0, 0.0, WIDE)
-            top = _top(kind, z_next, n)
+            top = top_of(kind, z_next, n)
         else:
             total, top_next, done = sweep(
                 kind, z, z_next, n, shift, say.constants, e, kept,
@@ -253,7 +245,7 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
     row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
     row, y, weight = next_row(kind, target_kind, at, of, say, row, last, soft)
     z = at.logits + place_of(of.logits, of, row) * size
-    top = _top(kind, z, n) if row < last else ZERO
+    top = top_of(kind, z, n) if row < last else ZERO
     e = (scratch + 63) // 64 * 64
     own = e + (n + 15) // 16 * 64
     while row < last:
@@ -266,7 +258,7 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
         shift, usable = shift_of(top, say.constants)
         if not usable:
             add_to_sums(at, of, row, 0.0, 0.0, WIDE)
-            top = _top(kind, z_next, n)
+            top = top_of(kind, z_next, n)
         else:
             total, top_next, _ = sweep(
                 kind, z, z_next, n, shift, say.constants, e, -1, e, e, 0, 0, ZERO
@@ -287,9 +279,9 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
                 loss += say.z_loss * mass * lse * lse
             if at.gradient != 0:
                 g = at.gradient + place_of(of.gradient, of, row) * size
-                slope = F(mass * (1.0 + 2.0 * say.z_loss * lse))
+                a, b = mass_and_bend(mass, lse, say)
                 each = F(gradient_weight(at, say, row, weight) / say.temperature)
-                numbers = (e_top, F(1.0 / whole), F(others / whole), slope, each)
+                numbers = (e_top, F(1.0 / whole), F(others / whole), a, b, each)
                 past = of.streaming and g % (LANES * size) == 0
                 _write_soft(kind, e, t, n, g, numbers, at.class_weight, past)
             report(at, row, loss, mass, lse)

@@ -12,8 +12,6 @@ from xent.losses.kernels.numba_arithmetic import (
     compiled,
     exp_double,
     fma,
-    from_key,
-    key_of,
     load,
     log1p_double,
     narrow,
@@ -41,10 +39,11 @@ __all__ = ["one_by_one"]
 @within
 def _is_wide(kind, at, of, say, row):
     """Tell whether the other forms leave a row to this one."""
-    o, top = place_of(of.logits, of, row), np.int32(-(2**31))
+    o, top = place_of(of.logits, of, row), F(-np.inf)
     for j in range(of.classes):
-        top = max(top, key_of(F(widen(load(at.logits, o + j * of.logits[1], kind)))))
-    return not shift_of(from_key(top), say.constants)[1]
+        x = F(widen(load(at.logits, o + j * of.logits[1], kind)))
+        top = x if x > top else top  # NaN is passed over, as they do
+    return not shift_of(top, say.constants)[1]
 
 
 @within

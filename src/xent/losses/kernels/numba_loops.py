@@ -6,7 +6,8 @@ holds one class of several rows.
 
 Exponentials are exp(z/T)·2^−N with an integer N for each row, split as z = n·(T·log 2) + r. Nothing
 is subtracted from z before it is rounded to an exponent and a remainder, so that neither a common
-offset nor a wide gap costs a digit. Sums are float64.
+offset nor a wide gap costs a digit. Sums are float64; along the classes, of sums of TOGETHER
+float32.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ __all__ = [
     "soft_terms",
     "sum_without",
     "sweep",
+    "top_of",
 ]
 
 whole, single, double = types.int64, types.float32, types.float64
@@ -91,6 +93,14 @@ def _sum_of(vectors: list[Vector]) -> Vector:
     while len(vectors) > 1:
         vectors = [a + b for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
     return vectors[0]
+
+
+def _largest(vectors: list[Vector]) -> Vector:
+    """Write the maximum of vectors; NaN is passed over."""
+    first, *others = vectors
+    for vector in others:
+        first = larger(vector, first)
+    return first
 
 
 def _sum_of_lanes(vector: Vector) -> Vector:
@@ -289,10 +299,8 @@ def sweep(
         written = j + start
         j, carried = count(j, n, GROUP, carried, body(TOGETHER, LANES, False))
         j, carried = count(j, n, LANES, carried, body(1, LANES, False))
-        sums, tops = carried[0] + carried[1], larger(carried[2], carried[3])
-        total, top = _sum_of_lanes(sums), tops.lane(0)
-        for i in range(1, LANES):
-            top = larger(tops.lane(i), top)
+        total, tops = _sum_of_lanes(carried[0] + carried[1]), larger(carried[2], carried[3])
+        top = _largest([tops.lane(i) for i in range(LANES)])
         _, (total, top) = count(j, n, 1, [total, top], body(1, 1, False))
         return context.make_tuple(builder, returned, [total.value, top.value, written.value])
 
@@ -311,6 +319,28 @@ def sweep(
         whole,
         single,
     ), generate
+
+
+@intrinsic
+def top_of(typing: Any, kind: Any, z: Any, n: Any) -> Any:
+    """Return a row's maximum; NaN is passed over, as `sweep` does, and −∞ that of nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, z, n = args
+        logits, n = Memory(builder, z, kind), Vector(builder, n)
+
+        def body(j: Vector, tops: list[Vector]) -> list[Vector]:
+            lanes = tops[0].lanes
+            values = [logits.load(j + lanes * u, lanes) for u in range(len(tops))]
+            return [larger(v, t) for v, t in zip(values, tops, strict=True)]
+
+        least = Vector(builder, all_of(of_lanes(FLOAT, LANES), float("-inf")))
+        j, tops = count(number(builder, 0), n, GROUP, [least] * TOGETHER, body)
+        j, (top,) = count(j, n, LANES, [_largest(tops)], body)
+        _, (top,) = count(j, n, 1, [_largest([top.lane(i) for i in range(LANES)])], body)
+        return top.value
+
+    return single(kind, whole, whole), generate
 
 
 @intrinsic
@@ -432,10 +462,10 @@ def soft_terms(typing: Any, kind: Any, z: Any, t: Any, n: Any, top: Any, weights
 def soft_slopes(
     typing: Any, kind: Any, e: Any, t: Any, n: Any, g: Any, numbers: Any, weights: Any, past: Any
 ) -> Any:
-    """Write (p·(a − w·t) − w·t·(1 − p))·h, where 1 − p of the likeliest is the others' share.
+    """Write (p·(a − w·t + b) − w·t·(1 − p))·h, where 1 − p of the likeliest is the others' share.
 
-    `numbers` is ``(e_top, 1/Σe, others/Σe, a, h)``; the arrays are those of `soft_terms`. Past the
-    caches where `past`: the gradient then starts at a multiple of LANES elements.
+    `numbers` is ``(e_top, 1/Σe, others/Σe, a, b, h)``, the arrays are those of `soft_terms`. Past
+    the caches where `past`: the gradient then starts at a multiple of LANES elements.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -445,7 +475,7 @@ def soft_slopes(
 
         def write(weighted: bool, through: bool) -> None:
             def body(j: Vector, units: int, lanes: int) -> None:
-                top, inverse, others, a, h = _members(builder, numbers, lanes)
+                top, inverse, others, a, b, h = _members(builder, numbers, lanes)
                 for u in range(units):
                     place = j + lanes * u
                     x, share = row.load(place, lanes), masses.load(place, lanes)
@@ -453,7 +483,7 @@ def soft_slopes(
                         share = share * weight_of.load(place, lanes).singles()
                     p = x * inverse
                     rest = others.where(x.compare("==", top), p.subtracted_from(1.0))
-                    slope = (p * (a - share) - share * rest) * h
+                    slope = (p * ((a - share) + b) - share * rest) * h
                     gradient.store(place, slope, past=through and lanes > 1)
 
             _spans(number(builder, 0), n, body, together=2)
@@ -472,7 +502,7 @@ def soft_slopes(
         return context.get_dummy_value()
 
     return types.void(
-        kind, whole, whole, whole, whole, types.UniTuple(single, 5), whole, types.boolean
+        kind, whole, whole, whole, whole, types.UniTuple(single, 6), whole, types.boolean
     ), generate
 
 

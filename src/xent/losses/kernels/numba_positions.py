@@ -44,6 +44,7 @@ from xent.losses.kernels.numba_rows import (
     Options,
     class_weight,
     let_down,
+    mass_and_bend,
     plain,
     report,
     summing,
@@ -98,7 +99,7 @@ class Work(NamedTuple):
     lses: int
     masses: int
     surprise: int
-    e_y: int  # what stands at the target: logit, exponential, and then the gradient
+    e_y: int  # the exponential at the target
     losses: int
     # float32
     tops: int
@@ -107,6 +108,7 @@ class Work(NamedTuple):
     e_tops: int
     factors: int
     slopes: int
+    bends: int
     # int32
     ys: int
     states: int
@@ -117,14 +119,14 @@ class Work(NamedTuple):
 
 @within
 def _workspace(memory, m, n):
-    """Return the addresses; they need 96·m + 8·n·m bytes."""
+    """Return the addresses; they need 100·m + 8·n·m bytes."""
     eight, half = 8 * m, memory + 64 * m
-    four, e = 4 * m, memory + 96 * m
+    four, e = 4 * m, memory + 100 * m
     return Work(
         memory, memory + eight, memory + 2 * eight, memory + 3 * eight,
         memory + 4 * eight, memory + 5 * eight, memory + 6 * eight, memory + 7 * eight,
         half, half + four, half + 2 * four, half + 3 * four,
-        half + 4 * four, half + 5 * four, half + 6 * four, half + 7 * four,
+        half + 4 * four, half + 5 * four, half + 6 * four, half + 7 * four, half + 8 * four,
         e, e + n * four,
     )  # fmt: skip
 
@@ -380,18 +382,19 @@ def _surprise(at, n, m, w):
 
 @plain
 def _soft_slopes(at, say, m, n, w):
-    """Replace exponentials by (p·(a − t) − t·(1 − p))·h, as `over_classes_dense` does.
+    """Replace exponentials by (p·(a − t + b) − t·(1 − p))·h, as `over_classes_dense` does.
 
-    The factors become h, which is multiplied later; 1/Σe, the others' share and a take the places
-    of `floors`, `magics` and `slopes`.
+    The factors become h, which is multiplied later; 1/Σe and the others' share take the places of
+    `floors` and `magics`, what `mass_and_bend` returns those of `slopes` and `bends`.
     """
     for p in range(m):
         others = load(w.others, p, 1.0)
         whole = others + np.float64(load(w.e_tops, p, ZERO))
-        a = load(w.masses, p, 1.0) * (1.0 + 2.0 * say.z_loss * load(w.lses, p, 1.0))
+        a, b = mass_and_bend(load(w.masses, p, 1.0), load(w.lses, p, 1.0), say)
         store(w.floors, p, F(1.0 / whole))
         store(w.magics, p, F(others / whole))
-        store(w.slopes, p, F(a))
+        store(w.slopes, p, a)
+        store(w.bends, p, b)
         store(w.factors, p, F(load(w.scaled, p, 1.0) / say.temperature))
     for j in range(n):
         weight = F(class_weight(at, j))
@@ -400,7 +403,8 @@ def _soft_slopes(at, say, m, n, w):
             q = x * load(w.floors, p, ZERO)
             rest = F(1.0) - q
             rest = load(w.magics, p, ZERO) if x == load(w.e_tops, p, ZERO) else rest
-            store(w.e, j * m + p, q * (load(w.slopes, p, ZERO) - share) - share * rest)
+            a, b = load(w.slopes, p, ZERO), load(w.bends, p, ZERO)
+            store(w.e, j * m + p, q * ((a - share) + b) - share * rest)
 
 
 @within
@@ -475,7 +479,7 @@ def small_mean(kind, logits, targets, gradient, mean, n, classes, along, step, s
         kept += 1
     if kept == 0:
         return SKIPPED
-    memory, sums = np.empty((12 + classes) * n), np.empty(4)
+    memory, sums = np.empty((13 + classes) * n), np.empty(4)
     at = Addresses(logits, targets, 0, 0, 0, 0, 0, 0, gradient, sums.ctypes.data)
     of = Layout(1, classes, n, (0, step, along), (0, 0, stride), (0, 1, classes), n, 4, False)
     say = Options(True, ignored, 0.0, 1.0, 0.0, 0.0, 1.0 / kept, PLAIN)

@@ -44,6 +44,7 @@ __all__ = [
     "clear_sums",
     "gradient_weight",
     "let_down",
+    "mass_and_bend",
     "next_row",
     "place_of",
     "plain",
@@ -166,6 +167,16 @@ def plain_slope(mass, others, top, e_y, lse, say):
     """Return ∂L/∂z·T·Σe at a class index of mass W: minus the others' mass, and the z-loss."""
     rest = others if e_y == top else (others + top) - e_y
     return mass * (2.0 * say.z_loss * lse * e_y - rest)
+
+
+@plain
+def mass_and_bend(mass, lse, say):
+    """Return W as float32, and what that leaves of W·(1 + 2·z_loss·lse).
+
+    W − t of a confident target is exact; the rest is added to it, and does not cancel.
+    """
+    a = F(mass)
+    return a, F((mass - np.float64(a)) + mass * (2.0 * say.z_loss * lse))
 
 
 # ---- rows that are not computed, and sums --------------------------------------------------------
