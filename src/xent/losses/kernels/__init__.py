@@ -1,12 +1,10 @@
-"""How the rows are fast: one file is one kernel, and none imports another.
+"""How the rows are fast: one file is one kernel, on a ground that several share.
 
 A kernel computes what `xent.losses.definition` defines, on raw arrays. It knows rows, a logit
 transform, a target and a weight for each row; it knows no reduction, unit, check or framework's
-derivative. Each module offers
-
-* ``refuses(rows) -> str | None``: why it cannot take these rows, in words, or None;
-* ``forward(rows, ...)``: what is asked of each row;
-* ``backward(rows, ...)``: the gradient for one cotangent a row.
+derivative. `cpu_rows` and `triton_rows` are how the rest of the library reaches them. Each offers
+``refuses(rows) -> str | None``, why it cannot take these rows, in words, or None; and functions
+that fill what is asked for of each row, losses and gradients.
 
 This page holds the records that they share.
 """

@@ -1,8 +1,8 @@
 """The innermost loops of the CPU kernels for rows, as vectors.
 
-Two families: `sweep` and `scaled` run along the classes of one long row; the others run over a
-block of neighbouring rows, whose logits stand class by class in scratch memory, so that a vector
-holds one class of several rows.
+Two families: those named `block_…` run over a block of neighbouring rows, whose logits stand class
+by class in scratch memory, so that a vector holds one class of several rows. The others run along
+the classes of one long row.
 
 Exponentials are exp(z/T)·2^−N with an integer N for each row, split as z = n·(T·log 2) + r. Nothing
 is subtracted from z before it is rounded to an exponent and a remainder, so that neither a common
@@ -63,7 +63,7 @@ __all__ = [
     "top_of",
 ]
 
-whole, single, double = types.int64, types.float32, types.float64
+integer, single, double = types.int64, types.float32, types.float64
 Shift = types.UniTuple(single, 2)
 Constants = types.UniTuple(single, 9)
 MAGIC = 1.5 * 2.0**23
@@ -252,7 +252,7 @@ def sweep(
         of the gradient that is not written yet. The sum is one in float64 of sums of TOGETHER
         exponentials in float32: of j, j + LANES, …, and of single ones at the end of the row.
     """
-    returned = types.Tuple((double, single, whole))
+    returned = types.Tuple((double, single, integer))
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, z, following, n, shift, constants, e, mask, waiting, g, start, stop, factor = args
@@ -306,17 +306,17 @@ def sweep(
 
     return returned(
         kind,
-        whole,
-        whole,
-        whole,
+        integer,
+        integer,
+        integer,
         Shift,
         Constants,
-        whole,
-        whole,
-        whole,
-        whole,
-        whole,
-        whole,
+        integer,
+        integer,
+        integer,
+        integer,
+        integer,
+        integer,
         single,
     ), generate
 
@@ -340,7 +340,7 @@ def top_of(typing: Any, kind: Any, z: Any, n: Any) -> Any:
         _, (top,) = count(j, n, 1, [_largest([top.lane(i) for i in range(LANES)])], body)
         return top.value
 
-    return single(kind, whole, whole), generate
+    return single(kind, integer, integer), generate
 
 
 @intrinsic
@@ -375,7 +375,7 @@ def sum_without(typing: Any, e: Any, n: Any, top: Any) -> Any:
         _, both = count(j, n, 1, both, body(1, 1))
         return context.make_tuple(builder, returned, [v.value for v in both])
 
-    return returned(whole, whole, single), generate
+    return returned(integer, integer, single), generate
 
 
 @intrinsic
@@ -404,7 +404,7 @@ def scaled(
                 _spans(start, stop, write(False))
         return context.get_dummy_value()
 
-    return types.void(kind, whole, whole, whole, whole, single, types.boolean), generate
+    return types.void(kind, integer, integer, integer, integer, single, types.boolean), generate
 
 
 @intrinsic
@@ -455,7 +455,7 @@ def soft_terms(typing: Any, kind: Any, z: Any, t: Any, n: Any, top: Any, weights
                 sums(False)
         return context.make_tuple(builder, returned, [builder.load(place) for place in results])
 
-    return returned(kind, whole, whole, whole, single, whole), generate
+    return returned(kind, integer, integer, integer, single, integer), generate
 
 
 @intrinsic
@@ -502,7 +502,7 @@ def soft_slopes(
         return context.get_dummy_value()
 
     return types.void(
-        kind, whole, whole, whole, whole, types.UniTuple(single, 6), whole, types.boolean
+        kind, integer, integer, integer, integer, types.UniTuple(single, 6), integer, types.boolean
     ), generate
 
 
@@ -533,7 +533,7 @@ def block_of_classes(typing: Any, kind: Any, z: Any, step: Any, n: Any, m: Any, 
         count(number(builder, 0), n, 1, [], one_class)
         return context.get_dummy_value()
 
-    return types.void(kind, whole, whole, whole, whole, whole), generate
+    return types.void(kind, integer, integer, integer, integer, integer), generate
 
 
 @intrinsic
@@ -572,7 +572,7 @@ def block_of_rows(
         _spans(zero, m, rows, together=1)
         return context.get_dummy_value()
 
-    return types.void(kind, whole, whole, whole, whole, whole, whole), generate
+    return types.void(kind, integer, integer, integer, integer, integer, integer), generate
 
 
 def _top(block: Memory, n: Vector, m: Vector, i: Vector, lanes: int) -> Vector:
@@ -613,7 +613,7 @@ def block_tops(
         _spans(number(builder, 0), m, rows, together=1)
         return context.get_dummy_value()
 
-    return types.void(whole, whole, whole, Constants, whole, whole, whole), generate
+    return types.void(integer, integer, integer, Constants, integer, integer, integer), generate
 
 
 @intrinsic
@@ -695,10 +695,12 @@ def block_exponentials(
         _spans(zero, m, rows, together=1)
         return context.get_dummy_value()
 
-    return types.void(whole, whole, whole, Constants, whole, whole, whole, whole, whole), generate
+    return types.void(
+        integer, integer, integer, Constants, integer, integer, integer, integer, integer
+    ), generate
 
 
-def _doubles_of(memory: Memory, i: Vector, lanes: int) -> Vector:
+def _wide(memory: Memory, i: Vector, lanes: int) -> Vector:
     """Write the reading of float32 as float64."""
     value = memory.load(i, lanes)
     return value._made(value.builder.fpext(value.value, of_lanes(DOUBLE, lanes)))
@@ -725,8 +727,8 @@ def block_losses(
             inverse_of, z_weight = (spread(Vector(builder, v), lanes) for v in (inverse, z_loss))
 
             def step(i: Vector, sums: list[Vector]) -> list[Vector]:
-                log_sum = _log1p(other.load(i, lanes) / _doubles_of(e_top, i, lanes))
-                lse = log_sum + _doubles_of(top, i, lanes) * inverse_of
+                log_sum = _log1p(other.load(i, lanes) / _wide(e_top, i, lanes))
+                lse = log_sum + _wide(top, i, lanes) * inverse_of
                 weight, mass = weight_of.load(i, lanes), mass_of.load(i, lanes)
                 loss = mass * (log_sum + z_weight * lse * lse) + gap.load(i, lanes) * inverse_of
                 loss_of.store(i, loss)
@@ -741,7 +743,7 @@ def block_losses(
         _, sums = count(i, m, 1, [_sum_of_lanes(s) for s in sums], body(1))
         return context.make_tuple(builder, returned, [s.value for s in sums])
 
-    return returned(*[whole] * 9, double, double), generate
+    return returned(*[integer] * 9, double, double), generate
 
 
 @intrinsic
@@ -764,7 +766,7 @@ def block_slopes(
 
         def rows(i: Vector, units: int, lanes: int) -> None:
             by, z_weight = (spread(Vector(builder, v), lanes) for v in (inverse, z_loss))
-            rest_of, top = other.load(i, lanes), _doubles_of(e_top, i, lanes)
+            rest_of, top = other.load(i, lanes), _wide(e_top, i, lanes)
             mass, x = mass_of.load(i, lanes), at_index.load(i, lanes)
             each = scale.load(i, lanes) * by / (rest_of + top)
             bend = z_weight * lse_of.load(i, lanes) * 2.0
@@ -777,7 +779,7 @@ def block_slopes(
         _spans(number(builder, 0), Vector(builder, m), rows, together=1)
         return context.get_dummy_value()
 
-    return types.void(*[whole] * 9, double, double), generate
+    return types.void(*[integer] * 9, double, double), generate
 
 
 @intrinsic
@@ -823,7 +825,7 @@ def block_to_classes(
         return context.get_dummy_value()
 
     return types.void(
-        kind, whole, whole, whole, whole, whole, whole, whole, whole, types.boolean
+        kind, integer, integer, integer, integer, integer, integer, integer, integer, types.boolean
     ), generate
 
 
@@ -864,4 +866,4 @@ def block_to_rows(
         _spans(zero, m, rows, together=1)
         return context.get_dummy_value()
 
-    return types.void(kind, whole, whole, whole, whole, whole, whole, whole), generate
+    return types.void(kind, integer, integer, integer, integer, integer, integer, integer), generate

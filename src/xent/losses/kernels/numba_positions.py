@@ -134,7 +134,7 @@ def _workspace(memory, m, n):
 @summing
 def _are_wide(m, say, w):
     """Tell whether there are rows that `exp_single` will not do for."""
-    wide = ZERO
+    wide = ZERO  # only this sum may be reassociated: what `shift_of` writes is marked otherwise
     for p in range(m):
         wide += ZERO if shift_of(load(w.tops, p, ZERO), say.constants)[1] else F(1.0)
     return wide > ZERO
