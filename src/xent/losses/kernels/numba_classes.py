@@ -279,7 +279,7 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
                 loss += say.z_loss * mass * lse * lse
             if at.gradient != 0:
                 g = at.gradient + place_of(of.gradient, of, row) * size
-                a, b = mass_and_bend(mass, lse, say)
+                a, b = mass_and_bend(at, mass, lse, say)
                 each = F(gradient_weight(at, say, row, weight) / say.temperature)
                 numbers = (e_top, F(1.0 / whole), F(others / whole), a, b, each)
                 past = of.streaming and g % (LANES * size) == 0

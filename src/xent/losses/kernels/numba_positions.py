@@ -390,7 +390,7 @@ def _soft_slopes(at, say, m, n, w):
     for p in range(m):
         others = load(w.others, p, 1.0)
         whole = others + np.float64(load(w.e_tops, p, ZERO))
-        a, b = mass_and_bend(load(w.masses, p, 1.0), load(w.lses, p, 1.0), say)
+        a, b = mass_and_bend(at, load(w.masses, p, 1.0), load(w.lses, p, 1.0), say)
         store(w.floors, p, F(1.0 / whole))
         store(w.magics, p, F(others / whole))
         store(w.slopes, p, a)

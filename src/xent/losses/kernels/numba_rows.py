@@ -170,13 +170,15 @@ def plain_slope(mass, others, top, e_y, lse, say):
 
 
 @plain
-def mass_and_bend(mass, lse, say):
+def mass_and_bend(at, mass, lse, say):
     """Return W as float32, and what that leaves of W·(1 + 2·z_loss·lse).
 
-    W − t of a confident target is exact; the rest is added to it, and does not cancel.
+    W − t of a confident target is exact; the rest is added to it, and does not cancel. Masses
+    that are weighted by class are rounded to float32, and W − t is 0 with what W was rounded to.
     """
     a = F(mass)
-    return a, F((mass - np.float64(a)) + mass * (2.0 * say.z_loss * lse))
+    low = mass - np.float64(a) if at.class_weight == 0 else 0.0
+    return a, F(low + mass * (2.0 * say.z_loss * lse))
 
 
 # ---- rows that are not computed, and sums --------------------------------------------------------
