@@ -30,6 +30,7 @@ KINDS: dict[str, Any] = {
 FEW = 48
 """Classes below which vectors run over rows."""
 ACROSS = (over_positions, over_positions_dense)
+DENSE = (over_classes_dense, over_positions_dense)
 LARGE = 1 << 22
 """Bytes of a gradient that no cache keeps for its next reader."""
 
@@ -130,12 +131,16 @@ def softmax(
         *[_address(array) for array in (cotangent, losses, logsumexp, mass, gradient, sums)],
     )
     kinds = KINDS[name], KINDS[_name(rows.targets)]
-    last = {one_by_one: (soft, False), over_classes: (), over_positions: ()}.get(plan.form, (soft,))
 
     def compute(start: int, stop: int) -> None:
         scratch = np.empty(plan.scratch)
-        how = (*last[:1], scratch.ctypes.data, *last[1:])
-        plan.form(*kinds, at, plan.layout, say, start, stop, *how)
+        arguments = (*kinds, at, plan.layout, say, start, stop)
+        if plan.form is one_by_one:
+            one_by_one(*arguments, soft, scratch.ctypes.data, False)
+        elif plan.form in DENSE:
+            plan.form(*arguments, soft, scratch.ctypes.data)
+        else:
+            plan.form(*arguments, scratch.ctypes.data)
 
     threads.run(compute, plan.blocks, math.prod(shape))
     total, total_mass, bad, wide = numba_rows.totals(sums.ctypes.data, plan.blocks)

@@ -74,7 +74,7 @@ def _write(kind, e, g, start, stop, factor, past):
 
 
 @plain
-def _place_oftop_of(kind, z, n, top):
+def _place_of_top(kind, z, n, top):
     """Return the last class whose logit is the maximum."""
     place = np.int32(0)
     for j in range(np.int32(n)):
@@ -97,7 +97,7 @@ def _others(kind, z, n, y, shift, say, top, e_top, e, whole, total):
     if others >= CONFIDENT * most:
         j = y
         if y < 0 or widen(load(z, y, kind)) != top:
-            j = _place_oftop_of(kind, z, n, top)
+            j = _place_of_top(kind, z, n, top)
         if j >= n // GROUP * GROUP:
             return others
         # In the order of `sweep`: pairs first.

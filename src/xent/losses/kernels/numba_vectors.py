@@ -349,6 +349,7 @@ def _leave_as_written(branch: Any) -> None:
             ("llvm.loop.unroll.disable", []),
         )
     ]
+    # What names a loop is a node that refers to itself, which `add_metadata` cannot write.
     loop = ir.MDValue(module, [], name=str(len(module.metadata)))
     loop.operands = (loop, *hints)
     branch.set_metadata("llvm.loop", loop)
