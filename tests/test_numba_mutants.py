@@ -43,15 +43,16 @@ ALONG, ACROSS, ONE, ENTRY = "along the classes", "across positions", "one by one
 MUTANTS = [
     # (what is wrong, the form that must notice, where, the text, what it becomes)
     ("the low part of T·log 2 is dropped", ALONG, LOOPS, "rests = [fma(n, low, r) for n, r in zip(turns, rests, strict=True)]", "rests = list(rests)"),
-    ("the others are never summed by themselves", ALONG, CLASSES, "if not others < most:\n        return others", "if True:\n        return others"),
-    ("what float32 has summed with the likeliest is kept", ALONG, CLASSES, "if j >= n // GROUP * GROUP:", "if True:"),
-    ("the next row's maximum is the last of its numbers", ALONG, LOOPS, "tops[k] = larger(ahead.load(place, lanes), tops[k])", "tops[k] = ahead.load(place, lanes)"),
+    ("the others are what the likeliest leaves", ALONG, LOOPS, "rest = _sum_of([nothing.where(s, v) for s, v in zip(same, made, strict=True)])", "rest = _sum_of(made)"),
+    ("classes that share the maximum are forgotten", ALONG, CLASSES, "others = rest + (times - 1) * most", "others = rest"),
+    ("a slope of 0/0 is written", ALONG, CLASSES, "if ORDINARY < abs(stand_in) < 1.0 / ORDINARY:", "if True:"),
+    ("the next row's maximum is the last of its numbers", ALONG, LOOPS, "tops[u % 2] = larger(ahead.load(place, lanes), tops[u % 2])", "tops[u % 2] = ahead.load(place, lanes)"),
     ("the gradient at the target is p − 1", ALONG, ROWS, "rest = others if e_y == top else (others + top) - e_y", "rest = (others + top) - e_y"),
     ("exponentials are not lifted", ALONG, LOOPS, "LIFT = 64.0", "LIFT = 0.0"),
     ("smoothing reaches masked classes", ALONG, CLASSES, "part = share if widen(load(z, j, kind)) > -np.inf else ZERO", "part = share"),
     ("wide rows are computed in float32", ALONG, LOOPS, "LARGEST = 2.0**18", "LARGEST = 2.0**30"),
     ("the block's temperature is not in the loss", ACROSS, LOOPS, "+ gap.load(i, lanes) * inverse_of", "+ gap.load(i, lanes)"),
-    ("the others of a block are never summed by themselves", ACROSS, LOOPS, 'o.compare("<", t * CONFIDENT)', 'o.compare("<", t * 0.0)'),
+    ("a block's classes that share the maximum are forgotten", ACROSS, LOOPS, "s + a.floats(DOUBLE) * d", "s"),
     ("a block's gradient at the target is p − 1", ACROSS, LOOPS, 'rest = rest_of.where(x.compare("==", top), (rest_of + top) - x)', "rest = (rest_of + top) - x"),
     ("a transpose swaps too little", ACROSS, VECTORS, "done, size = list(rows), LANES // 2", "done, size = list(rows), LANES // 4"),
     ("differences lose their remainders", ONE, DOUBLES, "store(low, j, lost if abs(lost) < np.inf else 0.0)", "store(low, j, 0.0)"),
@@ -122,6 +123,7 @@ def check(form):
         masked = values.copy()
         masked[:, ::3] = -np.inf
         compare(masked, np.ones((40, 1), np.int64), dtype, smoothing=0.2)
+        compare(values, y, dtype, class_weight=np.arange(11.0) % 3)
     if form == ACROSS:
         compare(np.transpose(values, (2, 1, 0)), y.T, dtype, temperature=0.8)
     if form == ONE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from row_calls import (
@@ -164,24 +166,38 @@ def test_odd_sizes_are_right(positions, classes):
     check((2, classes, positions), layout="classes last", gradient="classes last")
 
 
-@pytest.mark.parametrize("shift", [4, 8, 20, 1, 2])
-def test_a_large_gradient_is_right_at_any_address(shift):
-    # Above cpu_rows.LARGE it is written past the caches, in aligned pieces.
-    shape = (1031, 1021, 1)
-    assert cpu_rows.LARGE <= 4 * 1031 * 1021
+@pytest.mark.parametrize("shift", [0, 4, 8, 20, 1, 2])
+@pytest.mark.parametrize("shape", [(517, 2053, 1), (4099, 256, 1), (1031, 1021, 1)], ids=str)
+def test_a_large_gradient_is_right_at_any_address(shape, shift):
+    # Above cpu_rows.LARGE it is written past the caches, in aligned pieces, where that pays.
+    assert 4 * math.prod(shape) >= cpu_rows.LARGE
     z = Placed(normal(shape), "float32")
     t = Placed(classes_of(shape), "int64")
-    got = call(z, t, shift=shift, asks="gradient")
+    got = call(z, t, shift=shift, asks="gradient", z_loss=0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_rows, "LARGE", 1 << 60)
         cpu_rows._plan.cache_clear()
-        plain = call(z, t, asks="gradient")
+        plain = call(z, t, asks="gradient", z_loss=0.1)
     cpu_rows._plan.cache_clear()
     assert got.gradient.tobytes() == plain.gradient.tobytes()
-    some = np.arange(0, 1031, 97)
-    truth = defined(z.values()[some, :, 0], t.view[some, 0])
+    some = np.arange(0, shape[0], 97)
+    truth = defined(z.values()[some, :, 0], t.view[some, 0], z_loss=0.1)
     plain.slopes = plain.slopes[some]
     assert_right(plain, truth, "float32")
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_a_gradient_that_is_only_at_the_target_is_kept(large):
+    # 1 + 2·z_loss·lse is 0 to the last digit for the rows of −½ below: the other classes have no
+    # gradient, so that of the target cannot be a multiple of theirs.
+    shape = (1100, 1024, 1) if large else (3, 1024, 1)
+    values = np.full(shape, -0.5 - math.log(shape[1]))
+    z, t = Placed(values, "float32"), Placed(classes_of(shape), "int64")
+    got = call(z, t, asks="gradient", z_loss=1.0)
+    some = slice(0, 3)
+    truth = defined(z.values()[some, :, 0], t.view[some, 0], z_loss=1.0)
+    got.slopes = got.slopes[some]
+    assert_right(got, truth, "float32")
 
 
 def test_no_rows_no_classes_and_no_places_are_nothing():

@@ -27,7 +27,7 @@ KINDS: dict[str, Any] = {
 }
 """What the compiled functions are told of an array's dtype."""
 
-FEW = 48
+FEW = 100
 """Classes below which vectors run over rows."""
 ACROSS = (over_positions, over_positions_dense)
 DENSE = (over_classes_dense, over_positions_dense)
@@ -143,11 +143,23 @@ def softmax(
             plan.form(*arguments, scratch.ctypes.data)
 
     threads.run(compute, plan.blocks, math.prod(shape))
-    total, total_mass, bad, wide = numba_rows.totals(sums.ctypes.data, plan.blocks)
-    if wide:
-        _add_wide_rows(kinds, at, plan, say, sums, np.flatnonzero(sums[:, 3]), soft)
-        total, total_mass, bad, _ = numba_rows.totals(sums.ctypes.data, plan.blocks)
-    return RowSums(total, total_mass, int(bad))
+    wide = np.flatnonzero(sums[:, 3])
+    if wide.size:
+        _add_wide_rows(kinds, at, plan, say, sums, wide, soft)
+    return _totals(sums)
+
+
+def _totals(sums: Any) -> RowSums:
+    """Add the sums of blocks, which `RowSums` describes, each rounded once."""
+    losses, masses, bad = sums[:, :3].T.tolist()
+    return RowSums(_sum(losses), _sum(masses), int(min((b for b in bad if b >= 0.0), default=-1)))
+
+
+def _sum(numbers: list[float]) -> float:
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):  # beyond float64, or ∞ and −∞
+        return float(np.sum(numbers))
 
 
 def weigh_targets(
@@ -325,5 +337,4 @@ def sigmoid(
         )
 
     threads.run(compute, blocks, count)
-    total, weight, bad, _ = numba_rows.totals(sums.ctypes.data, blocks)
-    return RowSums(total, weight, int(bad))
+    return _totals(sums)

@@ -19,8 +19,6 @@ from xent.losses.kernels.numba_arithmetic import (
     widen,
 )
 from xent.losses.kernels.numba_loops import (
-    CONFIDENT,
-    GROUP,
     LANES,
     exp_single,
     log1p_single,
@@ -28,7 +26,6 @@ from xent.losses.kernels.numba_loops import (
     shift_of,
     soft_slopes,
     soft_terms,
-    sum_without,
     sweep,
     top_of,
 )
@@ -56,16 +53,10 @@ from xent.losses.kernels.numba_rows import (
 
 __all__ = ["over_classes", "over_classes_dense"]
 
-WHOLE = 1 << 16
-"""Classes whose exponentials are kept though no gradient is asked for: they may be summed again."""
-CHUNK = 512
-"""Exponentials that are kept of more classes than those; a power of two."""
-
-
-@plain
-def _exponentials(kind, z, start, n, shift, say, e):
-    for j in range(n):
-        store(e, j, exp_single(widen(load(z, start + j, kind)), shift, say.constants))
+MANY, MANY_MORE = 256, 2048
+"""Classes from which writing past the caches pays, where rows begin with a whole vector or not."""
+ORDINARY = 2.0**-120
+"""Numbers above it, and below its inverse, have all digits of float32."""
 
 
 @plain
@@ -73,66 +64,33 @@ def _write(kind, e, g, start, stop, factor, past):
     scaled(kind, e, g, start, stop, factor, past)
 
 
-@plain
-def _place_of_top(kind, z, n, top):
-    """Return the last class whose logit is the maximum."""
-    place = np.int32(0)
-    for j in range(np.int32(n)):
-        place = max(place, np.int32(j) if widen(load(z, j, kind)) == top else np.int32(0))
-    return np.int64(place)
+@within
+def _goes_past(at, of):
+    """Tell whether gradients are to be written past the caches.
 
-
-@plain
-def _others(kind, z, n, y, shift, say, top, e_top, e, whole, total):
-    """Return the mass of all classes but the likeliest, given `sweep`'s sum of all.
-
-    No digit is lost to the likeliest: where it is more than all others (and therefore stands
-    alone), what has been summed with it in float32 is summed anew; where they are little beside
-    it, all of them are.
+    A line that is written partly past them and partly not is waited for, and rows that do not
+    begin with a whole vector have such lines at both ends.
     """
-    most = np.float64(e_top)
-    others = total - most
-    if not others < most:
-        return others
-    if others >= CONFIDENT * most:
-        j = y
-        if y < 0 or widen(load(z, y, kind)) != top:
-            j = _place_of_top(kind, z, n, top)
-        if j >= n // GROUP * GROUP:
-            return others
-        # In the order of `sweep`: pairs first.
-        first, rest = j // GROUP * GROUP + j % LANES, 0.0
-        pairs = ZERO, ZERO
-        for u in range(0, GROUP, LANES):
-            x = exp_single(widen(load(z, first + u, kind)), shift, say.constants)
-            pairs = (pairs[0] + x, pairs[1]) if u < GROUP // 2 else (pairs[0], pairs[1] + x)
-            rest += np.float64(x) if first + u != j else 0.0
-        return (total - np.float64(pairs[0] + pairs[1])) + rest
-    others, count, j = 0.0, -1.0, 0
-    while j < n:
-        m = n if whole else min(CHUNK, n - j)
-        if not whole:
-            _exponentials(kind, z, j, m, shift, say, e)
-        part, equal = sum_without(e, m, e_top)
-        others, count, j = others + part, count + equal, j + m
-    return others + count * most
+    whole = at.gradient % (LANES * of.itemsize) == 0
+    whole &= of.outer == 1 or of.gradient[0] % LANES == 0
+    whole &= of.inner == 1 or of.gradient[2] % LANES == 0
+    return of.streaming and of.classes >= (MANY if whole else MANY_MORE)
 
 
 @within
-def _write_rest(kind, waiting, done):
-    """Write what is left of a gradient that waits."""
+def _write_rest(kind, waiting, done, past):
+    """Write what is left of a gradient that waits, and the slope at a target that has no number."""
     e, g, _, stop, factor, y, slope = waiting
     if stop > 0:
-        _write(kind, e, g, done, stop, factor, True)
-        store(g, y, narrow(slope, kind))
+        _write(kind, e, g, done, stop, factor, past)
+        if y >= 0:
+            store(g, y, narrow(slope, kind))
 
 
 @compiled
 def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
     """Compute some blocks of rows for class indices; scratch memory is 8 bytes a class and 256."""
     n, size = of.classes, of.itemsize
-    whole = at.gradient != 0 or n <= WHOLE
-    kept = -1 if whole else CHUNK - 1
     clear_sums(at, start, stop)
     row, last = start * of.block, min(stop * of.block, of.outer * of.inner)
     row, y, weight = next_row(kind, target_kind, at, of, say, row, last, False)
@@ -140,6 +98,7 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
     top = top_of(kind, z, n) if row < last else ZERO
     e = (scratch + 63) // 64 * 64
     spare = e + (n + 15) // 16 * 64
+    streaming = _goes_past(at, of)
     nothing = (e, e, 0, 0, ZERO, 0, ZERO)
     waiting = nothing
     while row < last:
@@ -154,15 +113,14 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
             add_to_sums(at, of, row, 0.0, 0.0, WIDE)
             top = top_of(kind, z_next, n)
         else:
-            total, top_next, done = sweep(
-                kind, z, z_next, n, shift, say.constants, e, kept,
+            rest, times, top_next, done = sweep(
+                kind, z, z_next, n, shift, say.constants, top, e,
                 waiting[0], waiting[1], waiting[2], waiting[3], waiting[4],
             )  # fmt: skip
-            _write_rest(kind, waiting, done)
+            _write_rest(kind, waiting, done, True)
             waiting = nothing
-            e_top = exp_single(top, shift, say.constants)
-            others = _others(kind, z, n, y, shift, say, top, e_top, e, whole, total)
-            most = np.float64(e_top)
+            most = np.float64(exp_single(top, shift, say.constants))
+            others = rest + (times - 1) * most
             log_sum = log1p_single(others / most)
             lse = log_sum + np.float64(top) / say.temperature
             mass = class_weight(at, y)
@@ -179,21 +137,28 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
                 if 0.0 < abs(factor) < TINY:
                     factor = let_down(e, 0, n, 1, factor)
                 g = at.gradient + place_of(of.gradient, of, row) * size
-                if of.streaming:
+                late, stand_in = y, slope / np.float64(F(factor))
+                if ORDINARY < abs(stand_in) < 1.0 / ORDINARY:
+                    # It is written with the others: a store by itself would wait for a line
+                    # that has just passed the caches.
+                    store(e, y, F(stand_in))
+                    late = -1
+                waiting = (e, g, 0, n, F(factor), late, F(slope))
+                if streaming:
                     ahead = -g % (LANES * size) // size if g % size == 0 else n
                     _write(kind, e, g, 0, ahead, F(factor), False)
-                    waiting = (e, g, ahead, n, F(factor), y, F(slope))
+                    waiting = (e, g, ahead, n, F(factor), late, F(slope))
                     e, spare = spare, e
                 else:
-                    _write(kind, e, g, 0, n, F(factor), False)
-                    store(g, y, narrow(F(slope), kind))
+                    _write_rest(kind, waiting, 0, False)
+                    waiting = nothing
             report(at, row, loss, mass, lse)
             state = KEPT if abs(lse) < np.inf else BAD
             add_to_sums(at, of, row, weight * loss, weight * mass, state)
             top = top_next
         row, y, weight, z = following, y_next, weight_next, z_next
-    _write_rest(kind, waiting, waiting[2])
-    if of.streaming:
+    _write_rest(kind, waiting, waiting[2], True)
+    if streaming:
         fence()
 
 
@@ -248,6 +213,7 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
     top = top_of(kind, z, n) if row < last else ZERO
     e = (scratch + 63) // 64 * 64
     own = e + (n + 15) // 16 * 64
+    streaming = _goes_past(at, of)
     while row < last:
         following, y_next, weight_next = next_row(
             kind, target_kind, at, of, say, row + 1, last, soft
@@ -260,11 +226,11 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
             add_to_sums(at, of, row, 0.0, 0.0, WIDE)
             top = top_of(kind, z_next, n)
         else:
-            total, top_next, _ = sweep(
-                kind, z, z_next, n, shift, say.constants, e, -1, e, e, 0, 0, ZERO
+            rest, times, top_next, _ = sweep(
+                kind, z, z_next, n, shift, say.constants, top, e, e, e, 0, 0, ZERO
             )
             e_top = exp_single(top, shift, say.constants)
-            others = _others(kind, z, n, y, shift, say, top, e_top, e, True, total)
+            others = rest + (times - 1) * np.float64(e_top)
             whole = others + np.float64(e_top)
             log_sum = log1p_single(others / np.float64(e_top))
             lse = log_sum + np.float64(top) / say.temperature
@@ -282,12 +248,12 @@ def over_classes_dense(kind, target_kind, at, of, say, start, stop, soft, scratc
                 a, b = mass_and_bend(at, mass, lse, say)
                 each = F(gradient_weight(at, say, row, weight) / say.temperature)
                 numbers = (e_top, F(1.0 / whole), F(others / whole), a, b, each)
-                past = of.streaming and g % (LANES * size) == 0
+                past = streaming and g % (LANES * size) == 0
                 _write_soft(kind, e, t, n, g, numbers, at.class_weight, past)
             report(at, row, loss, mass, lse)
             state = KEPT if abs(lse) < np.inf else BAD
             add_to_sums(at, of, row, weight * loss, weight * mass, state)
             top = top_next
         row, y, weight, z = following, y_next, weight_next, z_next
-    if of.streaming:
+    if streaming:
         fence()

@@ -6,8 +6,7 @@ the classes of one long row.
 
 Exponentials are exp(z/T)·2^−N with an integer N for each row, split as z = n·(T·log 2) + r. Nothing
 is subtracted from z before it is rounded to an exponent and a remainder, so that neither a common
-offset nor a wide gap costs a digit. Sums are float64; along the classes, of sums of TOGETHER
-float32.
+offset nor a wide gap costs a digit. Sums are float64, of sums of TOGETHER float32.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from xent.losses.kernels.numba_vectors import (
     Memory,
     Vector,
     all_of,
-    any_of,
     count,
     fma,
     joined,
@@ -41,7 +39,6 @@ from xent.losses.kernels.numba_vectors import (
 )
 
 __all__ = [
-    "CONFIDENT",
     "GROUP",
     "LANES",
     "block_exponentials",
@@ -58,7 +55,6 @@ __all__ = [
     "shift_of",
     "soft_slopes",
     "soft_terms",
-    "sum_without",
     "sweep",
     "top_of",
 ]
@@ -73,6 +69,9 @@ ROOT_HALF_BITS = 0x3FE6A09E667F3BCD
 TOGETHER = 4
 """Vectors that are computed step by step with each other."""
 GROUP = TOGETHER * LANES
+AHEAD = 1024
+"""Logits between one that is asked for and the one that is read. The processor reads ahead by
+itself, but not into the next page of memory."""
 
 
 def _spans(
@@ -141,8 +140,6 @@ def _exponentials(
 
 LARGEST = 2.0**18
 """Powers of two from which float32 has too few digits left for the fraction of an exponent."""
-CONFIDENT = 2.0**-16
-"""The others' share under which their mass is summed by itself."""
 LIFT = 64.0
 """Powers of two by which exponentials are raised, so that what is tiny beside the likeliest class
 keeps its digits: a subnormal loss, a normal gradient under a large weight."""
@@ -227,8 +224,8 @@ def log1p_single(typing: Any, r: Any) -> Any:
 
 @intrinsic
 def sweep(
-    typing: Any, kind: Any, z: Any, following: Any, n: Any, shift: Any, constants: Any, e: Any,
-    mask: Any, waiting: Any, g: Any, start: Any, stop: Any, factor: Any,
+    typing: Any, kind: Any, z: Any, following: Any, n: Any, shift: Any, constants: Any, top: Any,
+    e: Any, waiting: Any, g: Any, start: Any, stop: Any, factor: Any,
 ) -> Any:  # fmt: skip
     """Compute a row's exponentials; find another row's maximum; write a third row's gradient.
 
@@ -239,8 +236,8 @@ def sweep(
     ----------
     z, following
         The row of n classes, and the one that is next.
-    e, mask
-        Exponential j is kept at ``e[j & mask]``.
+    top, e
+        The row's maximum, and where its exponentials are to be kept.
     waiting, g, start, stop, factor
         From element `start` on, whose address must be a multiple of LANES elements, as much of
         ``g[start:stop] = waiting·factor`` is written past the caches as whole steps can.
@@ -248,44 +245,53 @@ def sweep(
     Returns
     -------
     tuple
-        Σ of the exponentials, the maximum of the following row (NaN passed over), and the element
-        of the gradient that is not written yet. The sum is one in float64 of sums of TOGETHER
-        exponentials in float32: of j, j + LANES, …, and of single ones at the end of the row.
+        Σ of the exponentials of all classes but those of the maximum, so that none of their digits
+        is lost to it; how many have the maximum; the maximum of the following row (NaN passed
+        over); and the element of the gradient that is not written yet. The sum is one in float64
+        of sums of TOGETHER exponentials in float32: of j, j + LANES, …, and of single ones at the
+        end of the row.
     """
-    returned = types.Tuple((double, single, integer))
+    returned = types.Tuple((double, types.int32, single, integer))
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, z, following, n, shift, constants, e, mask, waiting, g, start, stop, factor = args
+        _, z, following, n, shift, constants, top, e, waiting, g, start, stop, factor = args
         logits, ahead = Memory(builder, z, kind), Memory(builder, following, kind)
         kept, behind = Memory(builder, e), Memory(builder, waiting)
         gradient = Memory(builder, g, kind)
-        n, mask, start, stop, factor = (Vector(builder, v) for v in (n, mask, start, stop, factor))
+        n, top, start, stop, factor = (Vector(builder, v) for v in (n, top, start, stop, factor))
 
         def body(units: int, lanes: int, writes: bool) -> Any:
             floor, magic = _members(builder, shift, lanes)
             own = _members(builder, constants, lanes)
-            by = spread(factor, lanes)
+            best, by = spread(top, lanes), spread(factor, lanes)
+            nothing = Vector(builder, all_of(best.value.type, 0.0))
 
             def step(j: Vector, carried: list[Vector]) -> list[Vector]:
-                half = max(1, len(carried) // 2)
-                sums, tops = carried[:half], carried[half:]
+                *sums, times, one, two = carried
+                tops = [one, two]
                 places = [j + lanes * u for u in range(units)]
+                if units > 1:
+                    ahead.prefetch(j + AHEAD, GROUP)
                 zs = [logits.load(p, lanes) for p in places]
                 made = _exponentials(zs, [floor] * units, [magic] * units, own)
-                sums = [s + d for s, d in zip(sums, _sum_of(made).doubles(), strict=True)]
                 for u, (place, value) in enumerate(zip(places, made, strict=True)):
-                    kept.store(place & mask, value)
-                    k = u % len(tops)
-                    tops[k] = larger(ahead.load(place, lanes), tops[k])
+                    kept.store(place, value)
+                    tops[u % 2] = larger(ahead.load(place, lanes), tops[u % 2])
                     if writes:
                         gradient.store(
                             place + start, behind.load(place + start, lanes) * by, past=True
                         )
-                return [*sums, *tops]
+                same = [z.compare("==", best) for z in zs]
+                for mask in same:
+                    times = times.more_where(mask)
+                rest = _sum_of([nothing.where(s, v) for s, v in zip(same, made, strict=True)])
+                sums = [s + d for s, d in zip(sums, rest.doubles(), strict=True)]
+                return [*sums, times, *tops]
 
             return step
 
         zero = Vector(builder, all_of(of_lanes(DOUBLE, LANES // 2), 0.0))
+        none = Vector(builder, all_of(of_lanes(INT, LANES), 0))
         least = Vector(builder, all_of(of_lanes(FLOAT, LANES), float("-inf")))
         room = stop - start
         limit = room.where(room.compare("<", n), n)
@@ -293,16 +299,18 @@ def sweep(
             number(builder, 0),
             limit,
             GROUP,
-            [zero, zero, least, least],
+            [zero, zero, none, least, least],
             body(TOGETHER, LANES, True),
         )
         written = j + start
         j, carried = count(j, n, GROUP, carried, body(TOGETHER, LANES, False))
         j, carried = count(j, n, LANES, carried, body(1, LANES, False))
-        total, tops = _sum_of_lanes(carried[0] + carried[1]), larger(carried[2], carried[3])
-        top = _largest([tops.lane(i) for i in range(LANES)])
-        _, (total, top) = count(j, n, 1, [total, top], body(1, 1, False))
-        return context.make_tuple(builder, returned, [total.value, top.value, written.value])
+        *sums, times, one, two = carried
+        alone = [_sum_of_lanes(v) for v in (_sum_of(sums), times)]
+        one, two = (_largest([v.lane(i) for i in range(LANES)]) for v in (one, two))
+        _, (total, times, one, two) = count(j, n, 1, [*alone, one, two], body(1, 1, False))
+        values = [total, times, larger(one, two), written]
+        return context.make_tuple(builder, returned, [v.value for v in values])
 
     return returned(
         kind,
@@ -311,7 +319,7 @@ def sweep(
         integer,
         Shift,
         Constants,
-        integer,
+        single,
         integer,
         integer,
         integer,
@@ -341,41 +349,6 @@ def top_of(typing: Any, kind: Any, z: Any, n: Any) -> Any:
         return top.value
 
     return single(kind, integer, integer), generate
-
-
-@intrinsic
-def sum_without(typing: Any, e: Any, n: Any, top: Any) -> Any:
-    """Return Σ of the numbers that are not `top`, in the order of `sweep`, and how many are."""
-    returned = types.UniTuple(double, 2)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, n, top = args
-        row, n = Memory(builder, e), Vector(builder, n)
-
-        def body(units: int, lanes: int) -> Any:
-            best = spread(Vector(builder, top), lanes)
-            one, nothing = (Vector(builder, all_of(best.value.type, x)) for x in (1.0, 0.0))
-
-            def step(j: Vector, carried: list[Vector]) -> list[Vector]:
-                half = len(carried) // 2
-                sums, counts = carried[:half], carried[half:]
-                values = [row.load(j + lanes * u, lanes) for u in range(units)]
-                same = [v.compare("==", best) for v in values]
-                kept = _sum_of([nothing.where(s, v) for s, v in zip(same, values, strict=True)])
-                here = _sum_of([one.where(s, nothing) for s in same])
-                sums = [s + d for s, d in zip(sums, kept.doubles(), strict=True)]
-                return [*sums, *(c + d for c, d in zip(counts, here.doubles(), strict=True))]
-
-            return step
-
-        zeros = [Vector(builder, all_of(of_lanes(DOUBLE, LANES // 2), 0.0))] * 4
-        j, carried = count(number(builder, 0), n, GROUP, zeros, body(TOGETHER, LANES))
-        j, carried = count(j, n, LANES, carried, body(1, LANES))
-        both = [_sum_of_lanes(carried[0] + carried[1]), _sum_of_lanes(carried[2] + carried[3])]
-        _, both = count(j, n, 1, both, body(1, 1))
-        return context.make_tuple(builder, returned, [v.value for v in both])
-
-    return returned(integer, integer, single), generate
 
 
 @intrinsic
@@ -623,9 +596,9 @@ def block_exponentials(
 ) -> Any:  # fmt: skip
     """Replace a block's logits by their exponentials.
 
-    Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less that,
-    which is summed without the maximum where it is less than CONFIDENT times as much. Of
-    a row for which `shift_of` will not do, they are anything.
+    Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less one of
+    those, which are left out of the sum so that no digit of the others is lost. Of a row for which
+    `shift_of` will not do, they are anything.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -634,64 +607,42 @@ def block_exponentials(
         best, floor_of, magic_of, most = (Memory(builder, a) for a in places)
         n, m, zero = Vector(builder, n), Vector(builder, m), number(builder, 0)
 
-        def likeliest(i: Vector, units: int, lanes: int) -> None:
-            own = _members(builder, constants, lanes)
-            places = [i + lanes * u for u in range(units)]
-            tops, floor, magic = (
-                [a.load(p, lanes) for p in places] for a in (best, floor_of, magic_of)
-            )
-            for p, value in zip(places, _exponentials(tops, floor, magic, own), strict=True):
-                most.store(p, value)
-
         def rows(i: Vector, units: int, lanes: int) -> None:
             own = _members(builder, constants, lanes)
-            floor, magic = floor_of.load(i, lanes), magic_of.load(i, lanes)
+            top, floor, magic = (a.load(i, lanes) for a in (best, floor_of, magic_of))
+            nothing = Vector(builder, all_of(top.value.type, 0.0))
 
             def classes(together: int) -> Any:
-                def body(j: Vector, sums: list[Vector]) -> list[Vector]:
+                def body(j: Vector, carried: list[Vector]) -> list[Vector]:
+                    *sums, times = carried
                     places = [(j + k) * m + i for k in range(together)]
                     zs = [block.load(p, lanes) for p in places]
                     made = _exponentials(zs, [floor] * together, [magic] * together, own)
-                    for place, value in zip(places, made, strict=True):
+                    same = [z.compare("==", top) for z in zs]
+                    for place, value, mask in zip(places, made, same, strict=True):
                         block.store(place, value)
-                        sums = [s + d for s, d in zip(sums, value.doubles(), strict=True)]
-                    return sums
+                        times = times.more_where(mask)
+                    rest = [nothing.where(s, v) for s, v in zip(same, made, strict=True)]
+                    more = _sum_of(rest).doubles()
+                    return [*(s + d for s, d in zip(sums, more, strict=True)), times]
 
                 return body
 
             half = max(1, lanes // 2)
-            nothing = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
-            sums, j = [nothing] * (lanes // half), zero
-            for together in (TOGETHER, 2, 1) if lanes > 1 else (1,):
-                j, sums = count(j, n, together, sums, classes(together))
-            top = most.load(i, lanes)
-            alone(i, lanes, top, [s - d for s, d in zip(sums, top.doubles(), strict=True)])
+            none = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
+            but_one = Vector(builder, all_of(of_lanes(INT, lanes), -1))
+            j, carried = zero, [*[none] * (lanes // half), but_one]
+            for together in (TOGETHER, 1) if lanes > 1 else (1,):
+                j, carried = count(j, n, together, carried, classes(together))
+            *sums, again = carried
+            (value,) = _exponentials([top], [floor], [magic], own)
+            most.store(i, value)
+            parts = (
+                again.part(start, half) if lanes > 1 else again for start in range(0, lanes, half)
+            )
+            for k, (s, a, d) in enumerate(zip(sums, parts, value.doubles(), strict=True)):
+                rest.store(i + half * k, s + a.floats(DOUBLE) * d)
 
-        def alone(i: Vector, lanes: int, top: Vector, others: list[Vector]) -> None:
-            """Store the others' mass; sum it without the likeliest where it is little beside it."""
-            tops = top.doubles()
-            little = [o.compare("<", t * CONFIDENT) for o, t in zip(others, tops, strict=True)]
-            one, nothing = (Vector(builder, all_of(top.value.type, x)) for x in (1.0, 0.0))
-
-            def but_the_top(j: Vector, carried: list[Vector]) -> list[Vector]:
-                *sums, times = carried
-                value = block.load(j * m + i, lanes)
-                same = value.compare("==", top)
-                rest = nothing.where(same, value).doubles()
-                sums = [s + d for s, d in zip(sums, rest, strict=True)]
-                return [*sums, times + one.where(same, nothing)]
-
-            half = max(1, lanes // 2)
-            for k, value in enumerate(others):
-                rest.store(i + half * k, value)
-            with builder.if_then(any_of(little)):
-                start = [value * 0.0 for value in tops]
-                _, (*sums, times) = count(zero, n, 1, [*start, nothing], but_the_top)
-                again = [(t - 1.0) * d for t, d in zip(times.doubles(), tops, strict=True)]
-                for k, (s, a, mask) in enumerate(zip(sums, again, little, strict=True)):
-                    rest.store(i + half * k, (s + a).where(mask, others[k]))
-
-        _spans(zero, m, likeliest, together=1)
         _spans(zero, m, rows, together=1)
         return context.get_dummy_value()
 

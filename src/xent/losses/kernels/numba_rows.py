@@ -52,7 +52,6 @@ __all__ = [
     "report",
     "row_weight",
     "summing",
-    "totals",
     "weigh_targets",
     "within",
 ]
@@ -255,30 +254,3 @@ def weigh_targets(targets, count, classes, ignores, ignore_index, class_weight, 
         here += 1
         weight += own * (load(class_weight, y, 1.0) if class_weight != 0 else 1.0)
     return here, weight, -1
-
-
-@compiled
-def totals(sums, blocks):
-    """Add the sums of blocks, in their order and with the rounding errors beside them.
-
-    Returns Σ weight·loss, Σ weight·mass, the first bad row or −1, and how many rows are wide.
-    """
-    loss, loss_low, mass, mass_low, bad, wide = 0.0, 0.0, 0.0, 0.0, -1.0, 0.0
-    for b in range(blocks):
-        loss, low = _added(loss, load(sums, 4 * b, 1.0))
-        loss_low += low
-        mass, low = _added(mass, load(sums, 4 * b + 1, 1.0))
-        mass_low += low
-        own = load(sums, 4 * b + 2, 1.0)
-        bad = own if own >= 0.0 and (bad < 0.0 or own < bad) else bad
-        wide += load(sums, 4 * b + 3, 1.0)
-    return loss + loss_low, mass + mass_low, bad, wide
-
-
-@plain
-def _added(a, b):
-    """Return a + b and its rounding error (TwoSum); 0 for that of an infinite sum."""
-    total = a + b
-    part = total - a
-    low = (a - (total - part)) + (b - part)
-    return total, low if abs(low) < np.inf else 0.0

@@ -31,7 +31,6 @@ __all__ = [
     "Memory",
     "Vector",
     "all_of",
-    "any_of",
     "count",
     "fma",
     "joined",
@@ -54,6 +53,8 @@ FLOAT, DOUBLE, HALF, INT, LONG, WORD, BYTE = (
 )
 SIZES = {FLOAT: 4, DOUBLE: 8, HALF: 2, INT: 4, LONG: 8, WORD: 2, BYTE: 1}
 """Bytes of a number."""
+LINE = 64
+"""Bytes that are read from memory at once."""
 
 
 def of_lanes(element: Any, lanes: int) -> Any:
@@ -126,6 +127,15 @@ class Vector:
         """Return the numbers where the mask holds, and the others' elsewhere."""
         return self._made(self.builder.select(mask.value, self.value, self._like(other)))
 
+    def more_where(self, mask: Vector) -> Vector:
+        """Return integers, 1 more where the mask holds."""
+        ones = self.builder.sext(mask.value, self.value.type)
+        return self - self._made(ones)
+
+    def floats(self, element: Any) -> Vector:
+        """Return integers as numbers of a floating type."""
+        return self._made(self.builder.sitofp(self.value, of_lanes(element, self.lanes)))
+
     def bits(self, element: Any) -> Vector:
         """Return the same bits as numbers of another type of their width."""
         return self._made(self.builder.bitcast(self.value, of_lanes(element, self.lanes)))
@@ -167,7 +177,7 @@ class Vector:
             half = self.builder.bitcast(self.value, of_lanes(HALF, self.lanes))
             return self._made(self.builder.fpext(half, of_lanes(FLOAT, self.lanes)))
         if kind == types.int64:
-            return self._made(self.builder.sitofp(self.value, of_lanes(FLOAT, self.lanes)))
+            return self.floats(FLOAT)
         return self
 
     def narrowed(self, kind: Any) -> Vector:
@@ -193,17 +203,6 @@ def all_of(kind: Any, value: float) -> Any:
     if isinstance(kind, ir.VectorType):
         return ir.Constant(kind, [value] * kind.count)
     return ir.Constant(kind, value)
-
-
-def any_of(masks: Sequence[Vector]) -> Any:
-    """Return the LLVM value that tells whether a mask holds anywhere."""
-    found = None
-    for mask in masks:
-        width = ir.IntType(mask.lanes)
-        bits = mask.builder.bitcast(mask.value, width)
-        here = mask.builder.icmp_unsigned("!=", bits, ir.Constant(width, 0))
-        found = here if found is None else mask.builder.or_(found, here)
-    return found
 
 
 def number(builder: Any, value: int) -> Vector:
@@ -289,6 +288,16 @@ class Memory:
         read = self.builder.load(self._at(index, lanes))
         read.align = SIZES[self.element]
         return Vector(self.builder, read).widened(self.kind)
+
+    def prefetch(self, index: Vector, length: int) -> None:
+        """Ask for neighbouring numbers to be read; where there is no memory, nothing happens."""
+        byte = BYTE.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, INT, INT, INT])
+        function = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        for i in range(0, length, LINE // SIZES[self.element]):
+            place = self.builder.bitcast(self._at(index + i, 1), byte)
+            # To read, into the first cache, as data.
+            self.builder.call(function, [place, *(ir.Constant(INT, k) for k in (0, 3, 1))])
 
     def store(self, index: Vector, vector: Vector, past: bool = False) -> None:
         """Write neighbouring numbers, rounded to the kind.
