@@ -591,18 +591,22 @@ def block_tops(
 
 @intrinsic
 def block_exponentials(
-    typing: Any, e: Any, n: Any, m: Any, constants: Any, tops: Any, floors: Any, magics: Any,
-    e_tops: Any, others: Any,
+    typing: Any, kind: Any, e: Any, n: Any, m: Any, constants: Any, tops: Any, floors: Any,
+    magics: Any, e_tops: Any, others: Any, following: Any, step: Any, along: Any,
 ) -> Any:  # fmt: skip
     """Replace a block's logits by their exponentials.
 
     Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less one of
     those, which are left out of the sum so that no digit of the others is lost. Of a row for which
-    `shift_of` will not do, they are anything.
+    `shift_of` will not do, they are anything. Meanwhile the next block is asked for from memory:
+    n·m logits at `following`, of which n·LANES are found with `step` elements between LANES and
+    `along` between rows.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, n, m, constants, *places, others = args
+        _, e, n, m, constants, *places, others, following, step, along = args
+        ahead = Memory(builder, following, kind)
+        step, along = Vector(builder, step), Vector(builder, along)
         block, rest = Memory(builder, e), Memory(builder, others, double)
         best, floor_of, magic_of, most = (Memory(builder, a) for a in places)
         n, m, zero = Vector(builder, n), Vector(builder, m), number(builder, 0)
@@ -618,6 +622,9 @@ def block_exponentials(
                     places = [(j + k) * m + i for k in range(together)]
                     zs = [block.load(p, lanes) for p in places]
                     made = _exponentials(zs, [floor] * together, [magic] * together, own)
+                    if lanes > 1:
+                        for k in range(together):
+                            ahead.prefetch(i * along + (j + k) * step, 1)
                     same = [z.compare("==", top) for z in zs]
                     for place, value, mask in zip(places, made, same, strict=True):
                         block.store(place, value)
@@ -647,8 +654,9 @@ def block_exponentials(
         return context.get_dummy_value()
 
     return types.void(
-        integer, integer, integer, Constants, integer, integer, integer, integer, integer
-    ), generate
+        kind, integer, integer, integer, Constants, integer, integer, integer, integer, integer,
+        integer, integer, integer,
+    ), generate  # fmt: skip
 
 
 def _wide(memory: Memory, i: Vector, lanes: int) -> Vector:

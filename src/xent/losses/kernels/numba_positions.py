@@ -20,6 +20,7 @@ from xent.losses.kernels.numba_arithmetic import (
     store,
 )
 from xent.losses.kernels.numba_loops import (
+    LANES,
     block_exponentials,
     block_losses,
     block_of_classes,
@@ -140,7 +141,7 @@ def _are_wide(m, say, w):
     return wide > ZERO
 
 
-@plain
+@within
 def _set_aside(n, m, soft, say, w):
     """Find what becomes of each row, and empty those that are not computed here."""
     for p in range(m):
@@ -163,7 +164,7 @@ def _set_aside(n, m, soft, say, w):
                 store(w.e, j * m + p, ZERO)
 
 
-@plain
+@within
 def _let_down_tiny(n, m, w):
     """Keep the factors of lifted exponentials from being subnormal."""
     for p in range(m):
@@ -180,7 +181,7 @@ def _are_tiny(m, w):
     return tiny > 0
 
 
-@plain
+@within
 def _special_sums(m, w):
     """Correct what stands of rows that are not computed here; return the sums and the wide ones."""
     total, mass, wide = 0.0, 0.0, 0.0
@@ -198,7 +199,7 @@ def _special_sums(m, w):
     return total, mass, wide
 
 
-@plain
+@within
 def _first_bad(m, special, w):
     for p in range(m):
         kept = not special or load(w.states, p, NO) == KEPT
@@ -230,7 +231,7 @@ def _losses(at, say, b, first, m, special, w):
     store(at.sums, 4 * b + 3, wide)
 
 
-@plain
+@within
 def _weights(at, say, first, m, w):
     """Read the rows' weights."""
     for p in range(m):
@@ -258,7 +259,7 @@ def _indices(target_kind, at, o, step, n, m, say, w):
     return odd > 0
 
 
-@plain
+@within
 def _gaps(at, m, w):
     """Read the classes' weights, and how far the logits at the indices are below the maxima."""
     for p in range(m):
@@ -274,7 +275,7 @@ def _gaps(at, m, w):
             store(w.surprise, p, mass * gap if mass != 0.0 else 0.0)
 
 
-@plain
+@within
 def _scaled(at, say, first, m, w):
     """Make the weights of the gradients."""
     for p in range(m):
@@ -286,20 +287,33 @@ def _scaled(at, say, first, m, w):
 
 
 @within
+def _exponentials(kind, address, of, n, m, say, w):
+    """Replace the logits of the block at an address by their exponentials."""
+    step, along = of.logits[1], of.logits[2]
+    following = address + m * along * of.itemsize
+    if along != 1:  # neighbouring numbers are classes, as if LANES of them were one
+        step = np.int64(LANES)
+    block_exponentials(
+        kind, w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others,
+        following, step, along,
+    )  # fmt: skip
+
+
+@within
 def _block(kind, target_kind, at, of, say, b, memory):
     """Compute a block of neighbouring rows for class indices."""
     n, (place, m) = of.classes, _place_of_block(of, b)
     i, k = place
     w = _workspace(memory, m, n)
-    o = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
-    _gather(kind, o, of.logits, n, m, w.e)
+    o_z = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
+    _gather(kind, o_z, of.logits, n, m, w.e)
     block_tops(w.e, n, m, say.constants, w.tops, w.floors, w.magics)
     first, o = i * of.inner + k, i * of.targets[0] + k * of.targets[2]
     _weights(at, say, first, m, w)
     special = _indices(target_kind, at, o, of.targets[2], n, m, say, w)
     _scaled(at, say, first, m, w)
     _gaps(at, m, w)
-    block_exponentials(w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others)
+    _exponentials(kind, o_z, of, n, m, say, w)
     special = special or _are_wide(m, say, w)
     if special:
         _set_aside(n, m, False, say, w)
@@ -421,8 +435,8 @@ def _dense_block(kind, target_kind, at, of, say, b, soft, memory):
     n, (place, m) = of.classes, _place_of_block(of, b)
     i, k = place
     w = _workspace(memory, m, n)
-    o = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
-    _gather(kind, o, of.logits, n, m, w.e)
+    o_z = at.logits + (i * of.logits[0] + k * of.logits[2]) * of.itemsize
+    _gather(kind, o_z, of.logits, n, m, w.e)
     block_tops(w.e, n, m, say.constants, w.tops, w.floors, w.magics)
     first, o = i * of.inner + k, i * of.targets[0] + k * of.targets[2]
     _weights(at, say, first, m, w)
@@ -433,7 +447,7 @@ def _dense_block(kind, target_kind, at, of, say, b, soft, memory):
     _scaled(at, say, first, m, w)
     _targets(target_kind, at, of, say, place, soft, m, w)
     _surprise(at, n, m, w)
-    block_exponentials(w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others)
+    _exponentials(kind, o_z, of, n, m, say, w)
     special = special or _are_wide(m, say, w)
     if special:
         _set_aside(n, m, soft, say, w)
