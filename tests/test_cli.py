@@ -237,6 +237,15 @@ def test_control_c_is_status_130(capsys, monkeypatch):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.fixture
+def heeds_control_c():
+    """Hear Ctrl-C also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_control_c")
 def test_control_c_stops_a_running_query():
     with open_table(EXAMPLE) as table:
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))

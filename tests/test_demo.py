@@ -6,13 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as clipped_log_loss
 
 import xent
 from xent import cli, errors
-from xent.demo import minimise, render, run
+from xent.demo import render, run
 
 
 @pytest.fixture(scope="module")
@@ -23,35 +21,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def entries(folder):
     return run(folder / "made for it")
-
-
-def standardised(load):
-    x, y = load(return_X_y=True)
-    spread = x.std(axis=0)
-    return (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0), y
-
-
-@pytest.mark.parametrize("load", [load_digits, load_breast_cancer])
-def test_the_minimum_is_that_of_scikit_learns_logistic_regression(load):
-    x, y = standardised(load)
-    classes = int(y.max()) + 1
-    fit = minimise(x, y, classes)
-    reference = LogisticRegression(C=1.0, tol=1e-9, max_iter=5000).fit(x, y)
-
-    def objective(weights, intercepts):
-        logits = x @ weights.T + intercepts
-        if classes == 2:
-            loss = xent.sigmoid_cross_entropy(logits[:, 0], y)
-        else:
-            loss = xent.softmax_cross_entropy(logits, y)
-        return float(loss) + 0.5 / len(y) * float(np.sum(weights**2))
-
-    ours = objective(fit.coefficients[:, :-1], fit.coefficients[:, -1])
-    theirs = objective(reference.coef_, reference.intercept_)
-    assert ours == pytest.approx(theirs, rel=1e-6)
-    assert fit.history[0] == pytest.approx(math.log(classes), rel=1e-12)
-    assert fit.history[-1] == pytest.approx(ours, rel=1e-9)
-    assert all(a >= b for a, b in zip(fit.history, fit.history[1:], strict=False))
 
 
 def test_every_entry_scores_the_file_that_it_wrote(entries):

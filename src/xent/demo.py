@@ -19,36 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent.errors import InfiniteLossWarning, MissingExtraError, OptionError
-from xent.losses import (
-    sigmoid_cross_entropy_value_and_grad,
-    softmax_cross_entropy_value_and_grad,
-)
 from xent.scoring import TableScore, log_loss, score_table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Entry", "Fit", "minimise", "render", "run"]
+__all__ = ["Entry", "render", "run"]
 
 FOLDS = 5
+SOFTMAX = "softmax regression"
 FLOOR = 1e-3
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What minimising the cross-entropy did on one training set.
-
-    Attributes
-    ----------
-    coefficients
-        Weights (classes, features + 1), the intercept last; one row for a yes-or-no target.
-    history
-        The mean training loss before the first step and after each, in nats, with the penalty.
-    """
-
-    coefficients: np.ndarray[Any, np.dtype[np.float64]]
-    history: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -77,91 +58,17 @@ class Entry:
     history: tuple[float, ...] = ()
 
 
-def minimise(x: Any, y: Any, classes: int, penalty: float | None = None) -> Fit:
-    """Fit a softmax (or sigmoid) regression by minimising its cross-entropy with L-BFGS.
-
-    The objective is the mean cross-entropy plus ``penalty/2`` times the squared weights (without
-    the intercepts), with the penalty 1/n by default: convex, so its minimum is the only one.
-
-    Parameters
-    ----------
-    x
-        Features (n, d), of similar size each.
-    y
-        Class indices (n,).
-    classes
-        Number of classes; 2 uses one logit and the sigmoid.
-    penalty
-        Strength of the penalty.
-    """
-    from scipy.optimize import minimize
-
-    n, d = x.shape
-    strength = 1.0 / n if penalty is None else penalty
-    design = np.hstack([x, np.ones((n, 1))])
-    outputs = 1 if classes == 2 else classes
-
-    def objective(flat: Any) -> tuple[float, Any]:
-        w = flat.reshape(outputs, d + 1)
-        logits = design @ w.T
-        if outputs == 1:
-            loss, slope = sigmoid_cross_entropy_value_and_grad(logits[:, 0], y)
-            slope = slope[:, None]
-        else:
-            loss, slope = softmax_cross_entropy_value_and_grad(logits, y)
-        held = np.where(np.arange(d + 1) < d, w, 0.0)
-        value = float(loss) + 0.5 * strength * float(np.sum(held**2))
-        return value, (np.asarray(slope).T @ design + strength * held).ravel()
-
-    start = np.zeros(outputs * (d + 1))
-    history = [objective(start)[0]]
-    result = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        callback=lambda intermediate_result: history.append(float(intermediate_result.fun)),
-        options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7},
-    )
-    return Fit(result.x.reshape(outputs, d + 1), tuple(history))
-
-
-def _probabilities(fit: Fit, x: Any) -> Any:
-    logits = np.hstack([x, np.ones((len(x), 1))]) @ fit.coefficients.T
-    if logits.shape[1] == 1:
-        # P(no) from its own logit: 1 − p would lose its digits.
-        logits = np.hstack([np.zeros_like(logits), logits])
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-@dataclass
-class _SoftmaxRegression:
-    """The demonstration's own model, in the two methods that cross-validation calls."""
-
-    history: tuple[float, ...] = ()
-    state: Any = None
-
-    def fit(self, x: Any, y: Any) -> _SoftmaxRegression:
-        mean, spread = x.mean(axis=0), x.std(axis=0)
-        spread = np.where(spread > 0, spread, 1.0)
-        fit = minimise((x - mean) / spread, y, int(y.max()) + 1)
-        self.history = self.history or fit.history
-        self.state = (mean, spread, fit)
-        return self
-
-    def predict_proba(self, x: Any) -> Any:
-        mean, spread, fit = self.state
-        return _probabilities(fit, (x - mean) / spread)
-
-
 def _models() -> dict[str, Callable[[], Any]]:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.naive_bayes import GaussianNB
     from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from xent.models import SoftmaxRegression
 
     return {
-        "softmax regression": _SoftmaxRegression,
+        SOFTMAX: lambda: make_pipeline(StandardScaler(), SoftmaxRegression()),
         "k nearest neighbours": lambda: KNeighborsClassifier(n_neighbors=5),
         "naive Bayes": GaussianNB,
         "random forest": lambda: RandomForestClassifier(n_estimators=100, random_state=0),
@@ -222,13 +129,15 @@ def run(directory: str | Path, *, console: Console | None = None) -> list[Entry]
             folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(x, y))
             for model, make in models.items():
                 predicted = np.zeros((len(y), len(names)))
-                estimator = make()
+                history: tuple[float, ...] = ()
                 for train, test in folds:
                     advance(f"{data}: {model}")
-                    predicted[test] = estimator.fit(x[train], y[train]).predict_proba(x[test])
+                    estimator = make().fit(x[train], y[train])
+                    predicted[test] = estimator.predict_proba(x[test])
+                    if model == SOFTMAX and not history:
+                        history = tuple(step.loss for step in estimator[-1].history_)
                 path = folder / f"predictions-{data}-{model}.parquet".replace(" ", "-")
                 _write_predictions(path, names, y, predicted)
-                history = estimator.history if isinstance(estimator, _SoftmaxRegression) else ()
                 entries.append(_entry(data, model, path, y, predicted, history))
     return entries
 
