@@ -61,6 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="small shapes, without the kernel's tests: figures to try the command with, no result",
     )
+    fit = commands.add_parser(
+        "fit", help="xent.models beside scikit-learn: time to the same optimum (some minutes)"
+    )
+    fit.add_argument(
+        "--case", nargs="+", metavar="NAME", help="fit the cases that begin so instead of all"
+    )
+    fit.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="turns of each")
+    fit.add_argument(
+        "--json", action="store_true", help="store the figures in benchmarks/results/fit.jsonl"
+    )
     options = parser.parse_args(arguments)
     if options.command == "accuracy":
         return _accuracy(page_only=options.page_only)
@@ -68,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _losses(options.shape, store=options.json)
     if options.command == "rows":
         return _rows(options.shape, options.rounds, options.json, quick=options.quick)
+    if options.command == "fit":
+        return _fit(options.case, options.rounds, store=options.json)
     parser.print_help()
     return 0
 
@@ -157,6 +169,22 @@ def _rows(names: list[str] | None, rounds: int | None, store: Path | None, *, qu
             from benchmarks.rows_page import render_readme
 
             replace_text(README, render_readme(README.read_text(encoding="utf-8"), read(store)))
+    return 0
+
+
+def _fit(names: list[str] | None, rounds: int, *, store: bool) -> int:
+    from benchmarks.fit import cases_named, compare, table
+
+    try:
+        cases = cases_named(names)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    results = list(compare(cases, rounds))
+    show_progress("")
+    sys.stdout.write(table(results))
+    if store:
+        write(RESULTS / "fit.jsonl", [fit.as_dict() for fits in results for fit in fits])
     return 0
 
 
