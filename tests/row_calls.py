@@ -98,7 +98,10 @@ class Placed:
             strides[axis] = 0 if axis in copies else size * (1 if steps[axis] > 0 else -1)
             size *= 1 if axis in copies else max(1, stored.shape[axis])
         first = sum(-s * (n - 1) for s, n in zip(strides, self.shape, strict=True) if s < 0 and n)
-        self.memory = np.full(256 + shift + size * itemsize, 0x5A, np.uint8)
+        length = 256 + shift + size * itemsize
+        memory = np.full(length + 64, 0x5A, np.uint8)
+        skipped = -memory.ctypes.data % 64  # so that `shift` alone says where a line begins
+        self.memory = memory[skipped : skipped + length]
         start = 128 + shift + first * itemsize
         self.view = np.ndarray(
             self.shape, stored.dtype, self.memory, start, [s * itemsize for s in strides]

@@ -150,16 +150,17 @@ def softmax(
 
 
 def _totals(sums: Any) -> RowSums:
-    """Add the sums of blocks, which `RowSums` describes, each rounded once."""
+    """Add up what blocks have written: Σ losses, Σ masses, the first bad row or −1, wide rows."""
     losses, masses, bad = sums[:, :3].T.tolist()
     return RowSums(_sum(losses), _sum(masses), int(min((b for b in bad if b >= 0.0), default=-1)))
 
 
 def _sum(numbers: list[float]) -> float:
+    """Return the sum, rounded once if it is finite."""
     try:
         return math.fsum(numbers)
     except (OverflowError, ValueError):  # beyond float64, or ∞ and −∞
-        return float(np.sum(numbers))
+        return sum(numbers)
 
 
 def weigh_targets(

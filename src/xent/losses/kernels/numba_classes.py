@@ -68,8 +68,8 @@ def _write(kind, e, g, start, stop, factor, past):
 def _goes_past(at, of):
     """Tell whether gradients are to be written past the caches.
 
-    A line that is written partly past them and partly not is waited for, and rows that do not
-    begin with a whole vector have such lines at both ends.
+    Vectors pass them whole. What a row has before its first whole vector and after its last does
+    not pass, and is waited for if the rest of its line has passed.
     """
     whole = at.gradient % (LANES * of.itemsize) == 0
     whole &= of.outer == 1 or of.gradient[0] % LANES == 0
@@ -79,7 +79,7 @@ def _goes_past(at, of):
 
 @within
 def _write_rest(kind, waiting, done, past):
-    """Write what is left of a gradient that waits, and the slope at a target that has no number."""
+    """Write what is left of a gradient that waits, and the slope at the target unless y is −1."""
     e, g, _, stop, factor, y, slope = waiting
     if stop > 0:
         _write(kind, e, g, done, stop, factor, past)
@@ -143,15 +143,13 @@ def over_classes(kind, target_kind, at, of, say, start, stop, scratch):
                     # that has just passed the caches.
                     store(e, y, F(stand_in))
                     late = -1
-                waiting = (e, g, 0, n, F(factor), late, F(slope))
                 if streaming:
                     ahead = -g % (LANES * size) // size if g % size == 0 else n
                     _write(kind, e, g, 0, ahead, F(factor), False)
                     waiting = (e, g, ahead, n, F(factor), late, F(slope))
                     e, spare = spare, e
                 else:
-                    _write_rest(kind, waiting, 0, False)
-                    waiting = nothing
+                    _write_rest(kind, (e, g, 0, n, F(factor), late, F(slope)), 0, False)
             report(at, row, loss, mass, lse)
             state = KEPT if abs(lse) < np.inf else BAD
             add_to_sums(at, of, row, weight * loss, weight * mass, state)

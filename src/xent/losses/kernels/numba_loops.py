@@ -39,7 +39,6 @@ from xent.losses.kernels.numba_vectors import (
 )
 
 __all__ = [
-    "GROUP",
     "LANES",
     "block_exponentials",
     "block_losses",
@@ -598,9 +597,8 @@ def block_exponentials(
 
     Fills the exponentials of the rows' maxima, and (float64) Σ of all exponentials less one of
     those, which are left out of the sum so that no digit of the others is lost. Of a row for which
-    `shift_of` will not do, they are anything. Meanwhile the next block is asked for from memory:
-    n·m logits at `following`, of which n·LANES are found with `step` elements between LANES and
-    `along` between rows.
+    `shift_of` will not do, they are anything. Meanwhile other memory is asked for, a line for
+    each j < n and every LANES-th i < m: that of element ``j·step + i·along`` from `following` on.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -639,7 +637,7 @@ def block_exponentials(
             none = Vector(builder, all_of(of_lanes(DOUBLE, half), 0.0))
             but_one = Vector(builder, all_of(of_lanes(INT, lanes), -1))
             j, carried = zero, [*[none] * (lanes // half), but_one]
-            for together in (TOGETHER, 1) if lanes > 1 else (1,):
+            for together in (TOGETHER, 1):  # also where a row is alone: its bits are the same
                 j, carried = count(j, n, together, carried, classes(together))
             *sums, again = carried
             (value,) = _exponentials([top], [floor], [magic], own)

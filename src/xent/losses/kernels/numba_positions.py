@@ -287,11 +287,13 @@ def _scaled(at, say, first, m, w):
 
 
 @within
-def _exponentials(kind, address, of, n, m, say, w):
-    """Replace the logits of the block at an address by their exponentials."""
+def _exponentials(kind, place, address, of, n, m, say, w):
+    """Replace the logits of the block at a place and address by their exponentials."""
     step, along = of.logits[1], of.logits[2]
-    following = address + m * along * of.itemsize
-    if along != 1:  # neighbouring numbers are classes, as if LANES of them were one
+    more = m * along if place[1] + m < of.inner else of.logits[0] - place[1] * along
+    following = address + more * of.itemsize
+    if along != 1:  # a row is contiguous: LANES of its classes for each; else it is not asked for
+        following = following if step == 1 else address
         step = np.int64(LANES)
     block_exponentials(
         kind, w.e, n, m, say.constants, w.tops, w.floors, w.magics, w.e_tops, w.others,
@@ -313,7 +315,7 @@ def _block(kind, target_kind, at, of, say, b, memory):
     special = _indices(target_kind, at, o, of.targets[2], n, m, say, w)
     _scaled(at, say, first, m, w)
     _gaps(at, m, w)
-    _exponentials(kind, o_z, of, n, m, say, w)
+    _exponentials(kind, place, o_z, of, n, m, say, w)
     special = special or _are_wide(m, say, w)
     if special:
         _set_aside(n, m, False, say, w)
@@ -447,7 +449,7 @@ def _dense_block(kind, target_kind, at, of, say, b, soft, memory):
     _scaled(at, say, first, m, w)
     _targets(target_kind, at, of, say, place, soft, m, w)
     _surprise(at, n, m, w)
-    _exponentials(kind, o_z, of, n, m, say, w)
+    _exponentials(kind, place, o_z, of, n, m, say, w)
     special = special or _are_wide(m, say, w)
     if special:
         _set_aside(n, m, soft, say, w)
