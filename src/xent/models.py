@@ -10,6 +10,7 @@ float32, and only the last ones with the features as they were given.
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import sys
 import time
@@ -261,6 +262,8 @@ class _Search:
         if not self.history:
             note()
         if latest[1] <= tol or self.left == 0:
+            # The last step, by this objective: another one took it.
+            self.history[-1] = self.history[-1]._replace(loss=latest[0], gradient_norm=latest[1])
             return w
         memory = [first]
         result = scipy.optimize.minimize(
@@ -320,6 +323,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_features_in_, feature_names_in_
         As in every scikit-learn estimator.
 
+    Raises
+    ------
+    OptionError
+        If an option or the sum of the weights is not what is described here.
+    ValueError
+        From `fit` and the predictions: scikit-learn's own, for arrays that do not fit, NaN and ∞,
+        and a target of one class.
+
     See Also
     --------
     sklearn.linear_model.LogisticRegression : the same minimum by other solvers; other penalties.
@@ -375,10 +386,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"loss must be 'cross_entropy' or 'squared_error': got {self.loss!r}. "
                 "Hint: the loss that a linear classifier is made for is 'cross_entropy'"
             )
+        defaults = inspect.signature(type(self)).parameters
         for name in ("C", "tol", "max_iter"):
             value = getattr(self, name)
             if not (isinstance(value, numbers.Real) and float(value) > 0.0):
-                raise OptionError(f"{name} must be a number above 0: got {value!r}")
+                raise OptionError(
+                    f"{name} must be a number above 0: got {value!r}. "
+                    f"Hint: the default is {defaults[name].default!r}"
+                )
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SoftmaxRegression:
         """Minimise the loss of the rows of X (n, d), dense or sparse, with labels y (n,)."""
@@ -392,7 +407,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes = len(self.classes_)
         if classes < 2:
             raise ValueError(
-                f"y must have at least 2 classes: got only one class, {self.classes_.tolist()[0]!r}"
+                "y must have at least 2 classes: got only one class, "
+                f"{self.classes_.tolist()[0]!r}. "
+                "Hint: was the table sorted by label before it was split?"
             )
         weight, total = self._weights(X, y, indices, sample_weight)
         objective = _Objective(
@@ -424,7 +441,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with np.errstate(over="ignore"):
             total = float(own.sum())
         if not 0.0 < total < np.inf:
-            raise OptionError(f"weights must have a positive, finite sum: got {total:g}")
+            raise OptionError(
+                f"weights must have a positive, finite sum: got {total:g}. "
+                "Hint: only their ratios to each other and to 1/C matter"
+            )
         return own / total, total
 
     def _start(self, objective: _Objective) -> Any:
@@ -456,10 +476,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         w = search.run(objective, w, self.tol if exact else max(self.tol, ROUGH))
         self.history_ = search.history
         self.n_iter_ = np.array([self.max_iter - search.left], dtype=np.int32)
-        if search.left == 0 and search.history[-1].gradient_norm > self.tol:
+        reached = search.history[-1].gradient_norm
+        if reached > (self.tol if search.left == 0 else 100.0 * max(self.tol, ROUGH)):
+            steps = f"max_iter={self.max_iter}" if search.left == 0 else f"{self.n_iter_[0]}"
             warnings.warn(
-                f"max_iter={self.max_iter} steps left a gradient of "
-                f"{search.history[-1].gradient_norm:.2g}, above tol={self.tol:g}. "
+                f"{steps} steps left a gradient of "
+                f"{reached:.2g}, above tol={self.tol:g}. "
                 "Hint: raise max_iter, or standardise the features",
                 ConvergenceWarning,
                 stacklevel=3,

@@ -150,7 +150,7 @@ def softmax(
 
 
 def _totals(sums: Any) -> RowSums:
-    """Add up what blocks have written: Σ losses, Σ masses, the first bad row or −1, wide rows."""
+    """Add up what blocks have written: Σ losses, Σ masses, the first bad row or −1."""
     losses, masses, bad = sums[:, :3].T.tolist()
     return RowSums(_sum(losses), _sum(masses), int(min((b for b in bad if b >= 0.0), default=-1)))
 

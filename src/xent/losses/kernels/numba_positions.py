@@ -57,7 +57,7 @@ __all__ = ["over_positions", "over_positions_dense", "small_mean"]
 N = np.int32
 NO, ZERO_INDEX = N(-1), N(0)
 PLAIN = constants_of(1.0)
-VECTOR = 32
+VECTOR = 4 * LANES
 """Bytes to a multiple of which a class is written past the caches."""
 
 
