@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import xent
-from xent import models
 from xent.errors import OptionError
-from xent.models import SoftmaxRegression
+from xent.models import SoftmaxRegression, search, softmax_regression
+from xent.models.objective import Objective
 
 
 @parametrize_with_checks(
@@ -101,7 +101,7 @@ def test_the_optimum_is_scikit_learns_for_sparse_and_for_wide_features(digits, m
         own = SoftmaxRegression().fit(kind(x), y)
         assert objective(own, x, y) <= truth * (1.0 + 1e-8)
         np.testing.assert_allclose(own.predict_proba(kind(x)), own.predict_proba(x), atol=1e-12)
-    monkeypatch.setattr(models, "WIDE", 10)
+    monkeypatch.setattr(search, "WIDE", 10)
     assert objective(SoftmaxRegression().fit(x, y), x, y) <= truth * (1.0 + 1e-8)
 
 
@@ -109,9 +109,9 @@ def test_features_rounded_on_the_way_do_not_move_the_optimum(digits, monkeypatch
     x, y = digits
     truth = objective(peer(x, y), x, y)
     seen = []
-    rounded = models._Objective.in_float32
-    monkeypatch.setattr(models._Objective, "in_float32", lambda o: seen.append(o) or rounded(o))
-    monkeypatch.setattr(models, "MANY", 1)
+    rounded = Objective.in_float32
+    monkeypatch.setattr(Objective, "in_float32", lambda o: seen.append(o) or rounded(o))
+    monkeypatch.setattr(softmax_regression, "MANY", 1)
     own = SoftmaxRegression().fit(x, y)
     assert len(seen) == 1
     assert objective(own, x, y) <= truth * (1.0 + 1e-8)
@@ -143,7 +143,7 @@ def test_the_gradient_is_that_of_the_objective(outputs, squared):
     share = r.exponential(size=30)
     for weight in (None, share / share.sum()):
         for intercept in (False, True):
-            f = models._Objective(x, y, weight, outputs, intercept, 0.3, squared)
+            f = Objective(x, y, weight, outputs, intercept, 0.3, squared)
             w, along = r.standard_normal((2, *f.shape))
             step = 1e-6
             numeric = (f(w + step * along)[0] - f(w - step * along)[0]) / (2 * step)
