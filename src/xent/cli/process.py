@@ -1,0 +1,87 @@
+"""What every command of the program shares: its exit status, its terminal, its JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xent.errors import XentError
+from xent.files import require_target, write_whole
+
+__all__ = [
+    "ERROR",
+    "OK",
+    "PIPE_CLOSED",
+    "check_json",
+    "guarded",
+    "program",
+    "terminal",
+    "write_json",
+]
+
+OK, ERROR, INTERRUPTED, PIPE_CLOSED = 0, 2, 130, 141
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Turn every expected way to fail into a message and a status, never a traceback."""
+    try:
+        status = work()
+        sys.stdout.flush()
+    except XentError as error:
+        print(f"xent: {error}", file=sys.stderr)  # noqa: T201
+        return ERROR
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def program() -> str:
+    """Return how to call this program from here: by its name, where the shell finds it."""
+    if shutil.which("xent") is not None:
+        return "xent"
+    beside = Path(sys.executable).parent / ("xent.exe" if os.name == "nt" else "xent")
+    if not beside.exists():
+        return f"{shlex.quote(sys.executable)} -m xent"
+    here = Path.cwd()
+    # Not resolved: the interpreter of an environment is a link to one outside it.
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+
+
+def terminal() -> dict[str, Any]:
+    """Return the width of the terminal and whether it may be coloured."""
+    shown = sys.stdout.isatty()
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if shown else 0
+    return {"width": width or 100, "color": shown and not os.environ.get("NO_COLOR")}
+
+
+def write_json(target: str, document: Any) -> None:
+    """Write a document to a file, or to standard output for '-'."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # JSON is UTF-8 whatever the terminal speaks. What is no Unicode, such as the odd byte of a
+    # file name, becomes an escape, which in JSON is spelt as Python's is.
+    data = text.encode("utf-8", errors="backslashreplace")
+    if target != "-":
+        write_whole(Path(target), data, "--json")
+    elif hasattr(sys.stdout, "buffer"):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(data.decode("utf-8"))
+
+
+def check_json(target: str | None, *sources: Path) -> None:
+    """Refuse a place for the JSON that cannot be written, before the work is done."""
+    if target not in {None, "-"}:
+        hint = "'-' prints to standard output."
+        require_target(Path(str(target)), "--json", *sources, hint=hint)
