@@ -1,11 +1,17 @@
-"""Which column holds the probability of which label: matching by name."""
+"""Columns by their names: the one that is asked for, and those that belong to labels."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["label_spellings", "match_prefix"]
+from xent.errors import TableError
+
+if TYPE_CHECKING:
+    from xent.scoring.duckdb import Table
+
+__all__ = ["find_column", "label_spellings", "listed", "match_prefix", "nearest"]
 
 _SEPARATORS = "_-.: "
 
@@ -61,3 +67,43 @@ def label_spellings(labels: Sequence[Any]) -> list[list[str]]:
     elif all(isinstance(label, float) and label.is_integer() for label in labels):
         spellings.append([str(int(label)) for label in labels])
     return spellings
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names in quotation marks with commas between, of many the first and the last.
+
+    Examples
+    --------
+    >>> print(listed(["a", "b", "c", "d"], most=2))
+    'a', 'b' … 'd'
+    """
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" … {names[-1]!r}" if len(names) > most else "")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return the hint for a name that is none of `names`.
+
+    Examples
+    --------
+    >>> nearest("wieght", ["height", "weight"]), nearest("x", ["height"])
+    ("did you mean 'weight'?", 'names are matched exactly.')
+    """
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else "names are matched exactly."
+
+
+def find_column(table: Table, name: str, flag: str) -> int:
+    """Return the column of a name.
+
+    Raises
+    ------
+    TableError
+        If there is none.
+    """
+    if name in table.names:
+        return table.names.index(name)
+    raise TableError(
+        f"--{flag} must name a column of {str(table.path)!r}: got {name!r}, but the columns are "
+        f"{listed(table.names, 20)}. Hint: {nearest(name, table.names)}"
+    )

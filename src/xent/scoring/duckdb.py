@@ -11,7 +11,7 @@ import csv
 import gzip
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,10 @@ class Table:
     _identifiers: tuple[str, ...]
     _connection: Any
 
+    def raw(self, column: int) -> str:
+        """Return SQL for a column as the file has it."""
+        return self._identifiers[column]
+
     def text(self, column: int) -> str:
         """Return SQL for a column as text, as its label would be written."""
         name = self._identifiers[column]
@@ -105,7 +109,38 @@ class Table:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a query whose answer is small."""
         with _reading(self.path):
-            return _interruptible(self._connection, sql)
+            return list(_interruptible(self._connection, sql))
+
+    def arrays(self, expressions: Sequence[str]) -> list[Any]:
+        """Return expressions that are never NULL as NumPy arrays over the rows, in their order."""
+        named = ", ".join(f"{sql} AS a{place}" for place, sql in enumerate(expressions))
+        with _reading(self.path):
+            found = _interruptible(
+                self._connection, f"SELECT {named} FROM {self.source}", "fetchnumpy"
+            )
+        return [found[f"a{place}"] for place in range(len(expressions))]
+
+    def copy(
+        self, target: Path, kept: Mapping[str, str], made: Mapping[str, Any], options: str
+    ) -> None:
+        """Write a file of columns, SQL by name, and of arrays of as many rows beside them.
+
+        Raises
+        ------
+        TableError
+            If the table cannot be read again, or the file not be written.
+        """
+        # The engine takes names for the same that differ in case only, so they come last.
+        self._connection.register("made", {f"m{i}": a for i, a in enumerate(made.values())})
+        inner = ", ".join(f"{sql} AS k{i}" for i, sql in enumerate(kept.values()))
+        outer = [f"k{i} AS {quote_name(name)}" for i, name in enumerate(kept)]
+        outer += [f"m{i} AS {quote_name(name)}" for i, name in enumerate(made)]
+        rows = f"(SELECT {inner} FROM {self.source}) POSITIONAL JOIN made" if kept else "made"
+        sql = (
+            f"COPY (SELECT {', '.join(outer)} FROM {rows}) TO {quote_text(str(target))} ({options})"
+        )
+        with _reading(self.path):
+            _interruptible(self._connection, sql)
 
     def first_row(self) -> tuple[Any, ...] | None:
         """Return the first row, or None in a table without rows."""
@@ -154,20 +189,20 @@ def open_table(source: str | Path) -> Iterator[Table]:
         connection.close()
 
 
-def _interruptible(connection: Any, sql: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a query that Ctrl-C ends at once.
+def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
+    """Return the answer to a query that Ctrl-C ends at once.
 
     The engine looks for the signal between tasks only, which can be long after. So this thread
     waits, where Python itself hears it, and another one runs the query.
     """
     import duckdb
 
-    answer: list[list[tuple[Any, ...]] | BaseException] = []
+    answer: list[Any] = []
     ended = threading.Event()
 
     def ask() -> None:
         try:
-            answer.append(connection.execute(sql).fetchall())
+            answer.append(getattr(connection.execute(sql), fetch)())
         except BaseException as error:  # raised again by the thread that waits
             answer.append(error)
         finally:
@@ -234,7 +269,7 @@ def _first_bytes(path: Path) -> bytes:
         ) from None
     if not exists:
         raise TableError(
-            f"there must be a file to score: got {str(path)!r}, which does not exist in or under "
+            f"there must be a file to read: got {str(path)!r}, which does not exist in or under "
             f"{str(Path.cwd())!r}. Hint: check the spelling of the path."
         )
     if not path.is_file():
@@ -320,7 +355,8 @@ def _kind(sql_type: str) -> str:
         return "float"
     if name == "BOOLEAN":
         return "boolean"
-    return "number" if name.endswith("INT") or name.startswith(("DECIMAL", "INTEGER")) else "other"
+    whole = name.endswith(("INT", "INTEGER"))
+    return "number" if whole or name.startswith("DECIMAL") else "other"
 
 
 def _open_csv(path: Path, connection: Any, *, compressed: bool) -> Table:

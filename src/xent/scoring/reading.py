@@ -6,7 +6,6 @@ settles it.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from enum import Enum
 from fnmatch import fnmatchcase
 
 from xent.errors import OptionError, TableError
-from xent.scoring.columns import match_prefix
+from xent.scoring.columns import find_column, listed, match_prefix
 from xent.scoring.duckdb import Table
 
-__all__ = ["Reading", "Spelling", "Wishes", "read_roles"]
+__all__ = ["Reading", "Spelling", "Wishes", "is_id_name", "is_probability_name", "read_roles"]
 
 _LABELS = frozenset(
     {"label", "labels", "y_true", "true_label", "target", "class", "truth", "y", "actual"}
@@ -133,7 +132,7 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
     layout, columns, stars = _probability_columns(table, wishes, taken, label)
     classes, spelling, how = _classes(table, wishes, label, layout, columns, stars)
     names = table.names
-    shown = _list([names[column] for column in columns])
+    shown = listed([names[column] for column in columns])
     said = {
         "wide": f"probabilities: {shown}{how}",
         "list": f"probabilities: the lists in column {shown}{how}",
@@ -158,36 +157,20 @@ _TRUTHS = {Spelling.LOWER: {"false", "true"}, Spelling.BIT: {"0", "1"}}
 # ---- one column for one role ------------------------------------------------------------------
 
 
-def _list(names: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" … {names[-1]!r}" if len(names) > most else "")
-
-
-def _find(table: Table, name: str, flag: str) -> int:
-    if name in table.names:
-        return table.names.index(name)
-    near = difflib.get_close_matches(name, table.names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "names are matched exactly."
-    raise TableError(
-        f"--{flag} must name a column of {str(table.path)!r}: got {name!r}, but the columns are "
-        f"{_list(table.names, 20)}. Hint: {hint}"
-    )
-
-
 def _label_column(table: Table, wishes: Wishes) -> int:
     if wishes.label is not None:
-        return _find(table, wishes.label, "label")
+        return find_column(table, wishes.label, "label")
     found = [i for i, name in enumerate(table.names) if name.strip().lower() in _LABELS]
     if len(found) == 1:
         return found[0]
     if found:
         raise TableError(
             f"the label column of {str(table.path)!r} must be plain: got "
-            f"{_list([table.names[i] for i in found])}. Hint: choose one with --label COLUMN."
+            f"{listed([table.names[i] for i in found])}. Hint: choose one with --label COLUMN."
         )
     raise TableError(
         f"{str(table.path)!r} must have a column with the true label: got columns "
-        f"{_list(table.names, 20)}. Hint: say which with --label COLUMN; 'label', 'y_true' and "
+        f"{listed(table.names, 20)}. Hint: say which with --label COLUMN; 'label', 'y_true' and "
         "'target' are found by themselves."
     )
 
@@ -198,14 +181,14 @@ def _named_or_known(
     if wish is not None:
         if wish == "none" and wish not in table.names:
             return None
-        return _find(table, wish, flag)
+        return find_column(table, wish, flag)
     found = [
         i for i, name in enumerate(table.names) if name.strip().lower() in known and i not in taken
     ]
     if len(found) > 1:
         raise TableError(
             f"the {flag} column of {str(table.path)!r} must be plain: got "
-            f"{_list([table.names[i] for i in found])}. "
+            f"{listed([table.names[i] for i in found])}. "
             f"Hint: choose one with --{flag} COLUMN, or --{flag} none."
         )
     return found[0] if found else None
@@ -233,6 +216,12 @@ def _id_column(table: Table, wishes: Wishes, label: int) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def is_id_name(name: str) -> bool:
+    """Return whether a column of this name usually tells one row from every other."""
+    lower = name.strip().lower()
+    return lower in _IDS or lower.endswith("_id")
+
+
 # ---- the columns of the probabilities -----------------------------------------------------------
 
 
@@ -245,7 +234,7 @@ def _probability_columns(
     if first is None:
         raise TableError(
             f"{str(table.path)!r} must have at least one row: got none, only the columns "
-            f"{_list(table.names)}. Hint: was it written completely?"
+            f"{listed(table.names)}. Hint: was it written completely?"
         )
     lists = [
         i
@@ -287,14 +276,19 @@ def _probability_columns(
     if found:
         raise TableError(
             f"the probabilities in {str(table.path)!r} must be plain: got "
-            f"{_list([what for _, _, what in found])}. "
+            f"{listed([what for _, _, what in found])}. "
             f"Hint: choose with --probabilities '{found[0][2]}'."
         )
     raise TableError(
         f"{str(table.path)!r} must have columns with probabilities: got columns "
-        f"{_list(table.names, 20)}. Hint: say which with --probabilities 'p_*' or a,b,c; columns "
+        f"{listed(table.names, 20)}. Hint: say which with --probabilities 'p_*' or a,b,c; columns "
         "named p_<label>, a list column or one column 'p' are found by themselves."
     )
+
+
+def is_probability_name(name: str) -> bool:
+    """Return whether a column of this name is taken for the probability of a class."""
+    return _PREFIX.match(name) is not None
 
 
 def _wished_columns(
@@ -311,7 +305,7 @@ def _wished_columns(
         if not hits:
             raise TableError(
                 f"--probabilities must name columns of {str(table.path)!r}: got {pattern!r}, but "
-                f"the columns are {_list(table.names, 20)}. Hint: 'p_*' means every column whose "
+                f"the columns are {listed(table.names, 20)}. Hint: 'p_*' means every column whose "
                 "name starts with p_; quote it, or the shell expands it."
             )
         head, star, tail = pattern.partition("*")
@@ -358,12 +352,12 @@ def _classes(
     plain = [classes for classes in candidates if len(set(classes)) == len(classes)]
     for classes in plain:
         if set(values) <= set(classes):
-            return tuple(classes), Spelling.AS_IS, f" for the labels {_list(classes)}"
+            return tuple(classes), Spelling.AS_IS, f" for the labels {listed(classes)}"
     if stars and len(set(stars.values())) < len(stars):
         twice = next(text for text in stars.values() if list(stars.values()).count(text) > 1)
         raise TableError(
             f"each column of probabilities must be that of another class: got {twice!r} twice in "
-            f"{_list(names)}. Hint: choose one set of columns, such as --probabilities 'p_*'."
+            f"{listed(names)}. Hint: choose one set of columns, such as --probabilities 'p_*'."
         )
     for classes in plain:
         lower = [name.lower() for name in classes]
@@ -375,17 +369,17 @@ def _classes(
             if spelling is not Spelling.WHOLE and set(header) != _TRUTHS[spelling]:
                 continue
             if values and {spelling.of(value) for value in values} <= set(header):
-                return tuple(header), spelling, f" for the labels {_list(header)}"
+                return tuple(header), spelling, f" for the labels {listed(header)}"
     # The reading that explains most labels; the first label without a column is then an error
     # that can say the row.
     best = max(plain, key=lambda classes: len(set(values) & set(classes)))
     if not set(values) & set(best):
         raise TableError(
             f"each label must have a column of probabilities that is named after it: got labels "
-            f"{_list(values)} and columns {_list(names)}. Hint: --classes a,b,c gives the label "
+            f"{listed(values)} and columns {listed(names)}. Hint: --classes a,b,c gives the label "
             "values in the order of the columns."
         )
-    return tuple(best), Spelling.AS_IS, f" for the labels {_list(best)}"
+    return tuple(best), Spelling.AS_IS, f" for the labels {listed(best)}"
 
 
 def _named_classes(
@@ -396,16 +390,16 @@ def _named_classes(
     if len(set(classes)) != len(classes) or len(classes) < 2 or count not in {None, len(classes)}:
         wanted = "at least two" if count is None else str(count)
         raise OptionError(
-            f"--classes must name {wanted} different label values: got {_list(classes)}. "
+            f"--classes must name {wanted} different label values: got {listed(classes)}. "
             "Hint: one per probability, in their order; for one column the negative, then the "
             "positive."
         )
     if wishes.positive is not None and wishes.positive != classes[1]:
         raise OptionError(
             f"--positive must be the second of --classes: got {wishes.positive!r} and "
-            f"{_list(classes)}. Hint: one of the two is enough."
+            f"{listed(classes)}. Hint: one of the two is enough."
         )
-    how = f", P({classes[1]!r})" if layout == "binary" else f" for the labels {_list(classes)}"
+    how = f", P({classes[1]!r})" if layout == "binary" else f" for the labels {listed(classes)}"
     return classes, Spelling.AS_IS, how
 
 
@@ -422,12 +416,12 @@ def _binary_classes(
     if len(values) > 2:
         raise TableError(
             f"one column of probabilities, {name!r}, must go with two label values: got "
-            f"{_list(values[:3])}{' …' if len(values) > 3 else ''}. Hint: --probabilities 'p_*' "
+            f"{listed(values[:3])}{' …' if len(values) > 3 else ''}. Hint: --probabilities 'p_*' "
             "names a column per class; --label names another label."
         )
     if len({v.lower() for v in values}) < len(values):
         raise TableError(
-            f"the two label values must differ in more than case: got {_list(values)}. "
+            f"the two label values must differ in more than case: got {listed(values)}. "
             "Hint: spell them alike, or --classes negative,positive if they are two."
         )
     pair = next((p for p in _PAIRS if {v.lower() for v in values} <= set(p)), None)
@@ -448,7 +442,7 @@ def _binary_classes(
     if positive is None:
         got = "no hint which" if wishes.positive is None else repr(wishes.positive)
         raise TableError(
-            f"column {name!r} must be the probability of one of the label values {_list(values)}: "
+            f"column {name!r} must be the probability of one of the label values {listed(values)}: "
             f"got {got}. Hint: --positive VALUE says which"
             + (
                 "; where only one of two occurs, --classes negative,positive names both."
