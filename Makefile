@@ -33,8 +33,9 @@ bench: .venv/.dev ## time, memory and error beside the peers that are installed
 accuracy: .venv/.dev ## measure the worst errors again and rewrite docs/accuracy.md
 	$(BIN)/python -m benchmarks accuracy
 
-docs: .venv/.docs ## the documentation, in site/
-	$(BIN)/zensical build --clean --strict
+docs: .venv/.docs ## the figures of the tour, and the documentation, in site/
+	$(BIN)/python tools/figures.py
+	$(BIN)/python -m zensical build --clean --strict
 
 clean:
 	rm -rf .venv site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
