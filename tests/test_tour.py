@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import markdown
+import matplotlib as mpl
 import numpy as np
 import pytest
 
@@ -85,13 +86,25 @@ def assert_seen_alike(svg, other):
     np.testing.assert_allclose(where, other_where, rtol=0, atol=0.05)  # points of the page
 
 
+def named(svg):
+    """Return the words of a figure that are no numbers: those do not depend on the layout."""
+    texts = [e.text for e in ET.fromstring(svg).iter() if e.tag.endswith("}text")]
+    return [text for text in texts if re.search("[a-z]", text)]
+
+
 def test_the_figures_of_the_tour_are_what_its_code_draws_now(tool):
+    # Another matplotlib lays figures out by a little differently, so only the pinned one tells.
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = f"matplotlib=={mpl.__version__}" in pins
     drawn = tool.figures()
     assert {path.stem for path in (DOCS / "figures").glob("*")} == set(drawn)
     for name, draw in drawn.items():
         kept = (DOCS / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert len(kept.encode()) <= 60_000
-        assert_seen_alike(kept, draw())
+        now = draw()
+        assert named(kept) == named(now)
+        if pinned:
+            assert_seen_alike(kept, now)
 
 
 @pytest.mark.parametrize(
