@@ -166,6 +166,18 @@ def test_the_path_of_a_surface_begins_and_ends_where_the_search_did():
     assert {"start", "end", "weight w", "intercept b"} <= set(texts(svg))
 
 
+@pytest.mark.parametrize("reach", [0.01, 1000.0])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_a_surface_of_any_reach_has_levels(loss, reach):
+    assert plots.loss_surface([0.0], [1], loss=loss, reach=reach).count("<path") > 10
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-300, 0.5, 1.0])
+def test_edges_of_the_domain_are_drawn(p):
+    assert "cross-entropy" in plots.expected_losses(p)
+    assert plots.surprisal({} if p == 0.0 else {"rare": p}).endswith("</svg>\n")
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_the_levels_of_a_surface_are_those_of_the_loss_above_its_minimum(loss):
     def mean(w):

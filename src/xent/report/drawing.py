@@ -164,7 +164,7 @@ def name_lines(axes: Axes, names: Iterable[tuple[str, float, float, Hue]]) -> No
     axes
         With their final limits: names are moved apart on the page, not in the data.
     names
-        Name, x and y of the line's end, and hue.
+        Name, x and y of the line's end within the limits, and hue.
     """
     written: list[Any] = []
     for name, x, y, hue in sorted(names, key=lambda end: end[2]):

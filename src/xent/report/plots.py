@@ -196,7 +196,8 @@ def expected_losses(p: float) -> str:
             axes.plot(q[least], loss[least], "o", color=hue.light)
         axes.set(xlim=(0.0, 1.0), ylim=(0.0, 2.0))
         axes.set(xlabel="stated probability q of yes", ylabel=f"expected loss, P(yes) = {p:g}")
-        name_lines(axes, [(name, 0.99, float(loss[-1]), hue) for name, loss, hue in curves])
+        ends = [(name, 0.99, min(float(loss[-1]), 1.95), hue) for name, loss, hue in curves]
+        name_lines(axes, ends)
 
     return draw(paint, label=f"Expected losses by the stated probability; the truth is {p:g}.")
 
@@ -269,7 +270,7 @@ def loss_surface(
     path
         The (w, b) of a search, drawn as a line from its first to its last.
     reach
-        w and b run from −reach to reach.
+        w and b run from −reach to reach; in [0.01, 1000].
 
     Examples
     --------
@@ -287,8 +288,8 @@ def loss_surface(
             f"x and y must have as many entries, at least one: got {len(x)} and {len(y)}. "
             "Hint: one feature and one answer a row."
         )
-    if not 0.0 < reach < math.inf:
-        raise OptionError(f"reach must be above 0 and finite: got {reach!r}. Hint: 6.0 is usual.")
+    if not 0.01 <= reach <= 1000.0:  # less is flat, and more is two planes
+        raise OptionError(f"reach must lie in [0.01, 1000]: got {reach!r}. Hint: 6.0 is usual.")
     w = np.linspace(-reach, reach, 61)
     scores = w[None, :, None] * np.asarray(x, np.float64) + w[:, None, None]
     truth = np.broadcast_to(np.asarray(y, np.float64), scores.shape)
