@@ -71,6 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit.add_argument(
         "--json", action="store_true", help="store the figures in benchmarks/results/fit.jsonl"
     )
+    coverage = commands.add_parser(
+        "coverage", help="where the intervals of xent.estimation cover, by simulation (two minutes)"
+    )
+    coverage.add_argument(
+        "--json",
+        action="store_true",
+        help="store the figures in benchmarks/results/coverage.jsonl, and write the tables of "
+        "docs/estimation.md from them",
+    )
     options = parser.parse_args(arguments)
     if options.command == "accuracy":
         return _accuracy(page_only=options.page_only)
@@ -80,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _rows(options.shape, options.rounds, options.json, quick=options.quick)
     if options.command == "fit":
         return _fit(options.case, options.rounds, store=options.json)
+    if options.command == "coverage":
+        return _coverage(store=options.json)
     parser.print_help()
     return 0
 
@@ -186,6 +197,30 @@ def _fit(names: list[str] | None, rounds: int, *, store: bool) -> int:
     if store:
         write(RESULTS / "fit.jsonl", [fit.as_dict() for fits in results for fit in fits])
     return 0
+
+
+def _coverage(*, store: bool) -> int:
+    from benchmarks.coverage import (
+        PAGE,
+        STORED,
+        bootstrap_all,
+        failures,
+        render_page,
+        simulate_all,
+        table,
+    )
+
+    lines = [measured.as_dict() for measured in (*simulate_all(), *bootstrap_all())]
+    show_progress("")
+    cells = [line for line in lines if line["kind"] == "cell"]
+    sys.stdout.write(table(cells) + "\n")
+    if store:
+        write(STORED, lines)
+        replace_text(PAGE, render_page(PAGE.read_text(encoding="utf-8"), read(STORED)))
+        sys.stdout.write(f"the tables of {PAGE.relative_to(ROOT)} are written from them\n")
+    wrong = failures(cells)
+    sys.stdout.write("".join(f"less than promised: {w}\n" for w in wrong))
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ __version__ = "0.1.0.dev0"
 
 
 def __getattr__(name: str) -> Any:
-    # The room of scores is opened when it is asked for: half of the time of this import otherwise.
+    # These rooms are opened when they are asked for: half of the time of this import otherwise.
+    if name == "estimation":
+        return importlib.import_module("xent.estimation")
     if name in ("log_loss", "scoring"):
         scoring = importlib.import_module("xent.scoring")
         return scoring if name == "scoring" else scoring.log_loss
