@@ -8,7 +8,8 @@ The tree, each also a subclass of the built-in that callers already catch::
     ├── TargetError (ValueError)         class indices or labels outside what the call allows
     ├── ShapeError (ValueError)          arrays that do not fit together, or are empty
     ├── OptionError (ValueError)         an option outside its domain
-    ├── TableError (ValueError)          a file, table or column that cannot be read as predictions
+    ├── TableError (ValueError)          a file, table or column that cannot be read as it should
+    ├── ModelError (ValueError)          a model file that cannot be read
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 
 and one warning, `InfiniteLossWarning`, for a loss that is +∞ because P(truth) = 0.
@@ -23,6 +24,7 @@ __all__ = [
     "InfiniteLossWarning",
     "LogitError",
     "MissingExtraError",
+    "ModelError",
     "OptionError",
     "ShapeError",
     "TableError",
@@ -56,7 +58,11 @@ class OptionError(XentError, ValueError):
 
 
 class TableError(XentError, ValueError):
-    """A file, table or column that cannot be read as predictions."""
+    """A file, table or column that cannot be read as predictions or features."""
+
+
+class ModelError(XentError, ValueError):
+    """A file that cannot be read as a model."""
 
 
 class MissingExtraError(XentError, ImportError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xent.report.fit_text import render_fit
 from xent.report.text import render_text
 
-__all__ = ["render_text"]
+__all__ = ["render_fit", "render_text"]

@@ -60,6 +60,8 @@ class Table:
     kinds
         Per column ``"text"``, ``"number"``, ``"boolean"``, ``"float"``, ``"list"`` or ``"other"``;
         a CSV has text only.
+    types
+        Per column its SQL type; empty for a CSV, which has none.
     source
         The table as an SQL FROM clause.
     numbered
@@ -71,6 +73,7 @@ class Table:
     path: Path
     names: tuple[str, ...]
     kinds: tuple[str, ...]
+    types: tuple[str, ...]
     source: str
     numbered: str
     number_of_row: str
@@ -139,7 +142,8 @@ class Table:
         sql = (
             f"COPY (SELECT {', '.join(outer)} FROM {rows}) TO {quote_text(str(target))} ({options})"
         )
-        with _reading(self.path):
+        hint = "is there space left?"
+        with _reading(self.path, f"cannot be copied to {str(target)!r}", hint):
             _interruptible(self._connection, sql)
 
     def first_row(self) -> tuple[Any, ...] | None:
@@ -228,7 +232,11 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(
+    path: Path,
+    failure: str = "cannot be read",
+    hint: str = "is the file complete, and CSV in UTF-8 or Parquet?",
+) -> Iterator[None]:
     import duckdb
 
     try:
@@ -237,10 +245,7 @@ def _reading(path: Path) -> Iterator[None]:
         # The first lines say what and where; the rest is advice on options that xent sets itself.
         said = str(error).split("Possible")[0].split("LINE 1:")[0]
         what = " ".join(said.split())[:300].rstrip(".")
-        raise TableError(
-            f"{str(path)!r} cannot be read: {what}. "
-            "Hint: is the file complete, and CSV in UTF-8 or Parquet?"
-        ) from None
+        raise TableError(f"{str(path)!r} {failure}: {what}. Hint: {hint}") from None
 
 
 def _disable_rules(connection: Any) -> None:
@@ -315,6 +320,7 @@ def _open_parquet(path: Path, connection: Any) -> Table:
         path=path,
         names=names,
         kinds=tuple(_kind(row[1]) for row in described),
+        types=tuple(str(row[1]) for row in described),
         source=source,
         numbered=f"read_parquet({options}, file_row_number = true)" if known else source,
         number_of_row="file_row_number + 1" if known else "row_number() OVER ()",
@@ -373,6 +379,7 @@ def _open_csv(path: Path, connection: Any, *, compressed: bool) -> Table:
         path=path,
         names=names,
         kinds=("text",) * len(names),
+        types=(),
         source=source,
         numbered=source,
         number_of_row="row_number() OVER ()",

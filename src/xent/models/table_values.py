@@ -1,0 +1,247 @@
+"""Values of a table on disk as a model reads them: numbers, categories and gaps.
+
+Empty texts, NULL, NaN and the texts that the caller names are missing values. Numbers are finite.
+Categories are compared by their text, so that a model fitted to a CSV can be used on Parquet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from xent.errors import TableError
+from xent.models.features import (
+    LARGEST_NUMBER,
+    MISSING,
+    UNSEEN,
+    CategoricalFeature,
+    Category,
+    Columns,
+    Feature,
+    NumericFeature,
+)
+from xent.scoring.columns import listed, nearest
+from xent.scoring.duckdb import Table, quote_text
+
+__all__ = [
+    "code",
+    "first_fault",
+    "number",
+    "present",
+    "read_features",
+    "require_columns",
+    "require_rows",
+    "spelt",
+    "typed",
+]
+
+_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+
+
+def present(table: Table, column: int, na: Sequence[str]) -> str:
+    """Return SQL for whether a row has a value: not NULL, NaN, an empty text or one of `na`."""
+    raw = table.raw(column)
+    tests = [f"{raw} IS NOT NULL"]
+    if table.kinds[column] == "text":
+        tests += [f"{raw} <> ''"]
+    elif table.kinds[column] == "float":
+        tests += [f"NOT isnan({raw})"]
+    if na:
+        tests += [f"{table.text(column)} NOT IN ({', '.join(map(quote_text, na))})"]
+    return f"({' AND '.join(tests)})"
+
+
+def number(table: Table, column: int, na: Sequence[str]) -> str:
+    """Return SQL for a number: NaN where it is missing, ∞ where there is something else."""
+    read = f"coalesce({table.number(column)}, 'inf'::DOUBLE)"
+    return f"CASE WHEN {present(table, column, na)} THEN {read} ELSE 'nan'::DOUBLE END"
+
+
+def _member(table: Table, column: int, categories: Sequence[Category]) -> str:
+    """Return SQL for a category as a member of a list, NULL where it is none of it."""
+    members = ", ".join(quote_text(spelt(c)) for c in categories)
+    text = table.text(column)
+    if isinstance(categories[0], bool):
+        text = f"lower({text})"  # however a CSV spells them
+    return f"TRY_CAST({text} AS ENUM ({members}))"
+
+
+def code(table: Table, column: int, categories: Sequence[Category], na: Sequence[str]) -> str:
+    """Return SQL for the place of a category in a list, or `MISSING` or `UNSEEN`."""
+    place = "NULL"
+    if categories:
+        place = f"CAST(enum_code({_member(table, column, categories)}) AS INTEGER)"
+    there = present(table, column, na)
+    return f"CAST(CASE WHEN {there} THEN coalesce({place}, {UNSEEN}) ELSE {MISSING} END AS INTEGER)"
+
+
+def spelt(category: Category) -> str:
+    """Return a category as the text that it has in a table."""
+    return str(category).lower() if isinstance(category, bool) else str(category)
+
+
+def typed(table: Table, column: int, texts: Iterable[str]) -> tuple[Category, ...]:
+    """Return categories of the column's type, sorted; whole numbers of a CSV are integers."""
+    found = sorted(texts)
+    if table.kinds[column] == "boolean":
+        return tuple(text == "true" for text in found)
+    if (table.kinds[column] != "text" or not table.types) and all(map(_WHOLE.fullmatch, found)):
+        return tuple(sorted(map(int, found)))
+    return tuple(found)
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+def first_fault(table: Table, column: int, bad: Any) -> tuple[str, str, str]:
+    """Return the first bad value as text, and in words its row and how many there are."""
+    row = int(np.argmax(bad))
+    count = int(np.count_nonzero(bad))
+    value = table.rows(f"SELECT {table.text(column)} FROM {table.source} LIMIT 1 OFFSET {row}")[0][
+        0
+    ]
+    shown = "nothing" if value is None else repr(value)
+    return shown, f"data row {row + 1}", "1 row" if count == 1 else f"{count} rows"
+
+
+def require_rows(table: Table) -> None:
+    """Refuse a table without rows.
+
+    Raises
+    ------
+    TableError
+        If it has none.
+    """
+    if table.first_row() is None:
+        raise TableError(
+            f"{str(table.path)!r} must have at least one row: got none, only the columns "
+            f"{listed(table.names)}. Hint: was it written completely?"
+        )
+
+
+def require_columns(table: Table, columns: Columns, *, missing: str) -> None:
+    """Refuse numbers that are not finite, and gaps unless `missing` is ``"indicator"``.
+
+    Raises
+    ------
+    TableError
+        Naming the column and the first row.
+    """
+    path = str(table.path)
+    for name, x in columns.numbers.items():
+        if (bad := np.abs(x) > LARGEST_NUMBER).any():
+            got, where, rows = first_fault(table, table.names.index(name), bad)
+            raise TableError(
+                f"column {name!r} of {path!r} must hold numbers from −{LARGEST_NUMBER:g} to "
+                f"{LARGEST_NUMBER:g}: got {got} in {where} ({rows}). Hint: if that means a missing "
+                f"value, --na {got} when the model is fitted; or drop such rows."
+            )
+    if missing == "indicator":
+        return
+    gaps = {name: np.isnan(x) for name, x in columns.numbers.items()}
+    gaps |= {name: k == MISSING for name, k in columns.codes.items()}
+    for name, bad in gaps.items():
+        if bad.any():
+            _, where, rows = first_fault(table, table.names.index(name), bad)
+            raise TableError(
+                f"column {name!r} of {path!r} must have a value in every row: got none in {rows}; "
+                f"the first is {where}. Hint: a model fitted with --missing indicator learns what "
+                f"a gap means; or leave the column out of the fit by --ignore."
+            )
+
+
+# ---- reading for predictions ---------------------------------------------------------------------
+
+
+def read_features(
+    table: Table, features: Sequence[Feature], *, missing: str, na: Sequence[str], unseen: str
+) -> Columns:
+    """Read the columns that a model was fitted to.
+
+    Parameters
+    ----------
+    table
+        An open table.
+    features
+        The rule.
+    missing, na
+        As they were for the fit.
+    unseen
+        ``"refuse"`` or ``"ignore"`` categories that the rule does not have.
+
+    Raises
+    ------
+    TableError
+        If a column is missing, of another type, or holds what the rule does not allow.
+    """
+    numeric = [f for f in features if isinstance(f, NumericFeature)]
+    categorical = [f for f in features if isinstance(f, CategoricalFeature)]
+    require_rows(table)
+    place = {f.column: _find(table, f) for f in features}
+    asked = [number(table, place[f.column], na) for f in numeric]
+    asked += [code(table, place[f.column], f.categories, na) for f in categorical]
+    found = table.arrays(asked)
+    columns = Columns(
+        len(found[0]),
+        {f.column: x for f, x in zip(numeric, found, strict=False)},
+        {f.column: k for f, k in zip(categorical, found[len(numeric) :], strict=True)},
+        {f.column: f.categories for f in categorical},
+    )
+    require_columns(table, columns, missing=missing)
+    if unseen == "refuse":
+        for feature in categorical:
+            codes = columns.codes[feature.column]
+            bad = (codes == UNSEEN) | ((codes == MISSING) & (not feature.missing))
+            if bad.any():
+                raise _unseen(table, place[feature.column], feature, bad, na)
+    return columns
+
+
+def _find(table: Table, feature: Feature) -> int:
+    name, path = feature.column, str(table.path)
+    if name not in table.names:
+        raise TableError(
+            f"{path!r} must have the column {name!r}, which the model was fitted to: got columns "
+            f"{listed(table.names, 20)}. Hint: {nearest(name, table.names)}"
+        )
+    column = table.names.index(name)
+    if isinstance(feature, NumericFeature):
+        fits = table.kinds[column] in {"number", "float"} or not table.types
+        wanted = "numbers"
+    else:
+        fits, wanted = table.kinds[column] not in {"list", "other"}, "categories"
+    if not fits:
+        raise TableError(
+            f"column {name!r} of {path!r} must hold {wanted}, as in the table that the model was "
+            f"fitted to: got values of type {table.types[column]}. Hint: save it as {wanted}."
+        )
+    return column
+
+
+def _unseen(
+    table: Table, column: int, feature: CategoricalFeature, bad: Any, na: Sequence[str]
+) -> TableError:
+    there = present(table, column, na)
+    known = "false"
+    if feature.categories:
+        known = f"{_member(table, column, feature.categories)} IS NOT NULL"
+    values = table.rows(
+        f"SELECT CASE WHEN {there} THEN {table.text(column)} END AS v, count(*) "
+        f"FROM {table.source} WHERE NOT coalesce({there} AND {known}, false) "
+        "GROUP BY v ORDER BY count(*) DESC, v LIMIT 6"
+    )
+    shown = ", ".join(
+        f"{'a missing value' if value is None else repr(value)} ({count})"
+        for value, count in values
+        if value is not None or not feature.missing
+    )
+    _, where, rows = first_fault(table, column, bad)
+    return TableError(
+        f"column {feature.column!r} of {str(table.path)!r} must hold the categories that the model "
+        f"was fitted to, {listed([spelt(c) for c in feature.categories])}: got {shown} in "
+        f"{rows}; the first is {where}. Hint: --unseen ignore predicts such rows by their other "
+        "columns."
+    )
