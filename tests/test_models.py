@@ -150,6 +150,84 @@ def test_the_gradient_is_that_of_the_objective(outputs, squared):
             assert np.sum(f(w)[1] * along) == pytest.approx(numeric, rel=1e-7)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_second_derivative_is_that_of_the_gradient(outputs, intercept, kind, monkeypatch):
+    monkeypatch.setattr("xent.models.objective.PART", 50)  # several parts, the last one short
+    r = np.random.default_rng(1)
+    x, y = r.standard_normal((31, 4)) + 1.0, r.integers(0, max(2, outputs), 31)
+    share = r.exponential(size=31)
+    for weight in (None, share / share.sum()):
+        f = Objective(kind(x), y, weight, outputs, intercept, 0.3, False)
+        w, along = r.standard_normal((2, *f.shape))
+        # Along W at fixed b' = b + W·mean, by ∂F/∂W at fixed b'.
+        step = along.copy()
+        step[:, 4:] -= (along[:, :4] * f.mean).sum(axis=1, keepdims=True)
+        ahead, behind = (f(w + h * step)[1] for h in (1e-6, -1e-6))
+        change = (ahead - behind) / 2e-6
+        if intercept:
+            change[:, :4] -= change[:, 4:] * f.mean
+        second = f.second_derivative(w)
+        np.testing.assert_allclose(second @ along.ravel(), change.ravel(), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(second, second.T, rtol=1e-12, atol=1e-15)
+
+
+def test_a_sample_stands_for_all_rows_and_leaves_out_no_class():
+    r = np.random.default_rng(2)
+    x = r.standard_normal((20_000, 3))
+    y = (x @ r.standard_normal((3, 4)) + r.gumbel(size=(20_000, 4))).argmax(axis=1)
+    y[:2] = 4
+    share = np.exp(2.0 * r.standard_normal(20_000))
+    for weight in (None, share / share.sum()):
+        f = Objective(x, y, weight, 5, True, 0.01, False)
+        part = f.sample(5000)
+        assert len(part.y) == 4 * 1000 + 2
+        assert part.weight.sum() == pytest.approx(1.0)
+        every = np.ones(len(y)) / len(y) if weight is None else weight
+        np.testing.assert_allclose(
+            np.bincount(part.y, part.weight), np.bincount(y, every), rtol=1e-10
+        )
+        w = r.standard_normal(f.shape)
+        assert part(w)[0] == pytest.approx(f(w)[0], rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("path", ["curvature", "sample", "bound"])
+def test_the_way_does_not_move_the_optimum(path, dtype, digits, monkeypatch):
+    x, y = digits[0].astype(dtype), digits[1]
+    weight = np.random.default_rng(3).exponential(size=len(y))
+    seen = []
+    curved = softmax_regression.Curvature
+    monkeypatch.setattr(
+        softmax_regression,
+        "Curvature",
+        lambda f, *given: seen.append(len(f.y)) or curved(f, *given),
+    )
+    if path == "sample":
+        monkeypatch.setattr(softmax_regression, "SAMPLE", 400)
+    elif path == "bound":
+        monkeypatch.setattr(softmax_regression, "COEFFICIENTS", 0)
+    truth = objective(peer(x.astype(float), y, weight), x, y, weight)
+    own = SoftmaxRegression().fit(x, y, weight)
+    near = 1e-8 if dtype == np.float64 else 2e-7
+    assert objective(own, x, y, weight) <= truth * (1.0 + near)
+    assert own.history_[0].loss == pytest.approx(np.log(10.0))
+    assert len(own.history_) == own.n_iter_[0] + 1
+    assert {"curvature": {len(y)}, "sample": {400}, "bound": set()}[path] == set(seen)
+
+
+def test_a_minimum_far_away_is_reached_by_computing_the_curvature_again():
+    r = np.random.default_rng(4)
+    x = r.standard_normal((2000, 5))
+    y = (x @ r.standard_normal((5, 3))).argmax(axis=1)  # a straight line separates them
+    own = SoftmaxRegression(C=1e6).fit(x, y)
+    truth = objective(peer(x, y, C=1e6), x, y, C=1e6)
+    assert objective(own, x, y, C=1e6) <= truth * (1.0 + 1e-8)
+    assert own.history_[-1].gradient_norm <= own.tol
+    assert softmax_regression.TURN < own.n_iter_[0] < 200
+
+
 def test_squared_error_is_minimised_from_the_same_start(tumours):
     x, y = tumours
     model = SoftmaxRegression(loss="squared_error").fit(x, y)
@@ -242,7 +320,8 @@ def test_steps_are_shown_on_stderr_where_asked(digits, capsys):
         ({"C": 0.0}, "C must be a number above 0: got 0.0"),
         ({"C": np.nan}, "C must be a number above 0: got nan"),
         ({"tol": -1.0}, "tol must be a number above 0: got -1.0"),
-        ({"max_iter": 0}, "max_iter must be a number above 0: got 0"),
+        ({"max_iter": 0}, "max_iter must be a whole number above 0: got 0"),
+        ({"max_iter": 2.5}, "max_iter must be a whole number above 0: got 2.5"),
     ],
 )
 def test_options_are_checked(options, text, digits):

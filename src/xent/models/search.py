@@ -18,6 +18,12 @@ __all__ = ["Iteration", "Metric", "Search"]
 
 WIDE = 2048
 """Features from which the metric is that of each feature alone: the whole is too large."""
+NARROW = 64
+"""Features up to which the whole costs nothing."""
+ROWS = 8
+"""Rows a feature from which the whole says enough to be worth its cost."""
+FLOOR = 1e-5
+"""The part of Böhning's bound that is added to the second derivative."""
 
 
 class Iteration(NamedTuple):
@@ -38,128 +44,235 @@ class Iteration(NamedTuple):
     seconds: float
 
 
-class Metric:
-    """The coordinates of the search, in which its problem is about as long as wide.
+def _sizes(moments: Any) -> Any:
+    sizes = np.sqrt(moments)
+    return np.where(sizes > 0.0, sizes, 1.0)
 
-    Features are taken from their means, which the intercepts b' = b + W·mean take up, and
-    V = W·Rᵀ with RᵀR half of their second moments, and the penalty: of all features with each
-    other, or, where those are many or sparse, of each by itself (R is diagonal then).
+
+def _root(moments: Any, dtype: Any) -> Any:
+    """Return R with RᵀR a matrix of moments, computed in some type, in whatever units."""
+    sizes = _sizes(np.diag(moments))
+    scaled = moments / np.outer(sizes, sizes)
+    # Features that repeat each other have no root but for a little.
+    scaled[np.diag_indices(len(sizes))] = 1.0 + (1e-5 if dtype == np.float32 else 1e-10)
+    return np.asfortranarray(scipy.linalg.cholesky(scaled) * sizes)
+
+
+class _Coordinates:
+    """Coordinates V of W and b, in which a search is short.
+
+    Features are taken from their means, which the intercepts b' = b + W·mean take up; what V is
+    of W and b' is a subclass's to say, by a square root R of something like the second derivative.
     """
 
     def __init__(self, objective: Objective) -> None:
-        x, rows = objective.x, objective.x.shape[0]
-        share = np.full(rows, 1.0 / rows) if objective.weight is None else objective.weight
-        self.d, self.mean = x.shape[1], objective.mean()
-        self.root: Any
-        if scipy.sparse.issparse(x) or self.d > WIDE:
-            squares = x.multiply(x) if scipy.sparse.issparse(x) else (x - self.mean) ** 2
-            moments = np.asarray(squares.T @ share, np.float64).ravel()
-            self.root = self._sizes(0.5 * moments + objective.penalty)
-        else:
-            centred = x - np.asarray(self.mean, x.dtype)
-            centred *= np.sqrt(0.5 * share)[:, None].astype(x.dtype)
-            moments = (centred.T @ centred).astype(np.float64)
-            moments[np.diag_indices(self.d)] += objective.penalty
-            # Whatever their units; features that repeat each other have no root but for a little.
-            sizes = self._sizes(np.diag(moments))
-            moments /= np.outer(sizes, sizes)
-            moments[np.diag_indices(self.d)] = 1.0 + (1e-5 if x.dtype == np.float32 else 1e-10)
-            self.root = scipy.linalg.cholesky(moments) * sizes
-        self.mean = self.mean + objective.centre
-
-    @staticmethod
-    def _sizes(moments: Any) -> Any:
-        sizes = np.sqrt(moments)
-        return np.where(sizes > 0.0, sizes, 1.0)
+        self.d = objective.x.shape[1]
+        self.mean = objective.mean + objective.centre
 
     def coefficients(self, v: Any) -> Any:
         """Return W and b of V."""
-        w = v.copy()
-        if self.root.ndim == 2:
-            w[:, : self.d] = scipy.linalg.solve_triangular(self.root, v[:, : self.d].T).T
-        else:
-            w[:, : self.d] /= self.root
-        w[:, self.d :] *= np.sqrt(2.0)
+        w = self._out(v)
         w[:, self.d :] -= (w[:, : self.d] * self.mean).sum(axis=1, keepdims=True)
         return w
 
     def coordinates(self, w: Any) -> Any:
         """Return V of W and b."""
-        v = w.copy()
-        v[:, self.d :] += (w[:, : self.d] * self.mean).sum(axis=1, keepdims=True)
-        v[:, self.d :] /= np.sqrt(2.0)
-        v[:, : self.d] = (
-            w[:, : self.d] @ self.root.T if self.root.ndim == 2 else w[:, : self.d] * self.root
-        )
-        return v
+        w = w.copy()
+        w[:, self.d :] += (w[:, : self.d] * self.mean).sum(axis=1, keepdims=True)
+        return self._in(w)
 
     def slope(self, gradient: Any) -> Any:
         """Return ∂F/∂V of ∂F/∂W and ∂F/∂b."""
-        slope = gradient.copy()
+        gradient = gradient.copy()
         if gradient.shape[1] > self.d:
-            slope[:, : self.d] -= gradient[:, self.d :] * self.mean
-        if self.root.ndim == 2:
-            own = slope[:, : self.d].T
-            slope[:, : self.d] = scipy.linalg.solve_triangular(self.root, own, trans=1).T
+            gradient[:, : self.d] -= gradient[:, self.d :] * self.mean
+        return self._across(gradient)
+
+    def _in(self, w: Any) -> Any:
+        """Return V of W and b', R·W."""
+        raise NotImplementedError
+
+    def _out(self, v: Any) -> Any:
+        """Return W and b' of V, R⁻¹·V."""
+        raise NotImplementedError
+
+    def _across(self, gradient: Any) -> Any:
+        """Return ∂F/∂V of ∂F/∂W and ∂F/∂b', R⁻ᵀ·∂F/∂W."""
+        raise NotImplementedError
+
+
+class Metric(_Coordinates):
+    """Coordinates of Böhning's bound, in which the problem is about as long as wide.
+
+    V = W·Rᵀ with RᵀR half of the features' second moments, and the penalty: of all features with
+    each other, or, where those are many or sparse, of each by itself (R is diagonal then).
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective)
+        x = objective.x
+        self.root: Any
+        few_rows = self.d > NARROW and self.d * ROWS > len(objective.y)
+        if scipy.sparse.issparse(x) or self.d > WIDE or few_rows:
+            rows = len(objective.y)
+            share = np.full(rows, 1.0 / rows) if objective.weight is None else objective.weight
+            squares = x.multiply(x) if scipy.sparse.issparse(x) else (x - objective.mean) ** 2
+            moments = np.asarray(squares.T @ share, np.float64).ravel()
+            self.root = _sizes(0.5 * moments + objective.penalty)
         else:
-            slope[:, : self.d] /= self.root
-        slope[:, self.d :] *= np.sqrt(2.0)
-        return slope
+            moments = 0.5 * objective.second_moments()[: self.d, : self.d]
+            moments[np.diag_indices(self.d)] += objective.penalty
+            self.root = _root(moments, x.dtype)
+
+    def moments(self) -> Any:
+        """Return RᵀR."""
+        root = self.root if self.root.ndim == 2 else np.diag(self.root)
+        return root.T @ root
+
+    def _in(self, w: Any) -> Any:
+        own = w[:, : self.d]
+        return self._joined(w, own @ self.root.T if self.root.ndim == 2 else own * self.root, 0.5)
+
+    def _out(self, v: Any) -> Any:
+        return self._joined(v, self._solved(v[:, : self.d], 0), 2.0)
+
+    def _across(self, gradient: Any) -> Any:
+        return self._joined(gradient, self._solved(gradient[:, : self.d], 1), 2.0)
+
+    def _solved(self, own: Any, transposed: int) -> Any:
+        if self.root.ndim == 1:
+            return own / self.root
+        # BLAS by its name: what surrounds it in scipy.linalg takes longer than it does.
+        return scipy.linalg.blas.dtrsm(1.0, self.root, own.T, trans_a=transposed).T
+
+    def _joined(self, like: Any, own: Any, square: float) -> Any:
+        """Return features' columns, and the intercepts', whose second derivative is ½ at most."""
+        joined = np.empty(like.shape)
+        joined[:, : self.d] = own
+        joined[:, self.d :] = np.sqrt(square) * like[:, self.d :]
+        return joined
+
+
+class Curvature(_Coordinates):
+    """Coordinates of the second derivative itself at W, in which a search is nearly at its end.
+
+    V = R·vec(W) with RᵀR the second derivative: dense, so for few coefficients. It is computed
+    from any objective that resembles the one to be minimised, such as one of fewer rows.
+    """
+
+    def __init__(self, objective: Objective, w: Any, metric: Metric) -> None:
+        super().__init__(objective)
+        wide = w.shape[1]
+        second = objective.second_derivative(w)
+        # Where the rows at hand hardly curve, the bound says how far a step may go.
+        floor = np.diag(np.full(wide, 0.5))
+        floor[: self.d, : self.d] = metric.moments()
+        for k in range(0, len(second), wide):
+            second[k : k + wide, k : k + wide] += FLOOR * floor
+        self.root = _root(second, objective.x.dtype)
+
+    def _in(self, w: Any) -> Any:
+        return (self.root @ w.ravel()).reshape(w.shape)
+
+    def _out(self, v: Any) -> Any:
+        return scipy.linalg.blas.dtrsv(self.root, v.ravel()).reshape(v.shape)
+
+    def _across(self, gradient: Any) -> Any:
+        return scipy.linalg.blas.dtrsv(self.root, gradient.ravel(), trans=1).reshape(gradient.shape)
 
 
 class Search:
-    """L-BFGS in the coordinates of a metric; keeps what each step arrived at."""
+    """L-BFGS in coordinates; keeps what each step arrived at."""
 
     def __init__(self, metric: Metric, began: float, steps: int, verbose: int) -> None:
         self.metric, self.began, self.left = metric, began, steps
         self.prints = verbose > 1 or (verbose == 1 and sys.stderr.isatty())
         self.history: list[Iteration] = []
+        self.settled = False
 
     def norm(self, gradient: Any) -> float:
-        """Return the largest entry of ∂F/∂V."""
+        """Return the largest entry of the gradient in the metric."""
         return float(np.max(np.abs(self.metric.slope(gradient)), initial=0.0))
 
     def run(
-        self, objective: Callable[[Any], tuple[float, Any]], w: Any, tol: float, pull: Any = 0.0
+        self,
+        objective: Callable[[Any], tuple[float, Any]],
+        w: Any,
+        tol: float,
+        *,
+        pull: Any = 0.0,
+        coordinates: Curvature | None = None,
+        gain: float = np.inf,
+        steps: int | None = None,
     ) -> Any:
         """Return where the objective, and ⟨pull, W⟩, is least, from W on.
 
         With `pull` the difference of two objectives' gradients at W, that is to first order the
-        minimum of the other.
+        minimum of the other. In coordinates of the curvature the search goes on until what is left
+        to gain, half of the slope's square, is also less than `gain` of the objective. `settled`
+        tells whether it ended so, not for want of `steps` or of progress.
         """
-        shape, origin, latest = w.shape, w, [0.0, 0.0]
+        chosen = self.metric if coordinates is None else coordinates
+        latest = [0.0, 0.0]
 
-        def evaluated(v: Any) -> tuple[float, Any]:
-            here = self.metric.coefficients(v.reshape(shape))
+        def evaluated(here: Any) -> tuple[float, Any]:
             value, gradient = objective(here)
-            value += float(np.sum(pull * (here - origin)))
-            slope = self.metric.slope(gradient + pull)
-            latest[:] = value, float(np.max(np.abs(slope), initial=0.0))
-            return value, slope.ravel()
+            value += float(np.sum(pull * (here - w)))
+            gradient = gradient + pull
+            slope = chosen.slope(gradient).ravel()
+            latest[:] = value, self.norm(gradient)
+            left = 0.0 if coordinates is None else 0.5 * float(slope @ slope)
+            self.settled = latest[1] <= tol and left <= gain * abs(value)
+            return value, slope
 
-        def note(*_: Any) -> None:
-            step = Iteration(latest[0], latest[1], time.perf_counter() - self.began)
-            self.history.append(step)
-            if self.prints:
-                line = f"step {len(self.history) - 1}: loss {step.loss:.9g}, gradient "
-                print(f"{line}{step.gradient_norm:.2g}, {step.seconds:.1f} s", file=sys.stderr)  # noqa: T201
+        def stepped(*_: Any) -> None:
+            self._note(*latest)
+            if self.settled:
+                raise StopIteration
 
-        start = self.metric.coordinates(w).ravel()
-        first = evaluated(start)
+        start = [evaluated(w)]
         if not self.history:
-            note()
-        if latest[1] <= tol or self.left == 0:
+            self._note(*latest)
+        if self.settled or self.left == 0:
             # The last step, by this objective: another one took it.
-            self.history[-1] = self.history[-1]._replace(loss=latest[0], gradient_norm=latest[1])
+            last = self.history[-1]
+            self.history[-1] = last._replace(loss=latest[0], gradient_norm=latest[1])
             return w
-        memory = [first]
+        # The optimiser's first step has length 1, whatever the slope: let that be the slope's.
+        unit = float(np.linalg.norm(start[0][1]))
+
+        def coefficients(v: Any) -> Any:
+            return chosen.coefficients(unit * v.reshape(w.shape))
+
+        def scaled(v: Any) -> tuple[float, Any]:
+            value, slope = start.pop() if start else evaluated(coefficients(v))
+            return value, unit * slope
+
         result = scipy.optimize.minimize(
-            lambda v: memory.pop() if memory else evaluated(v),
-            start,
+            scaled,
+            chosen.coordinates(w).ravel() / unit,
             jac=True,
             method="L-BFGS-B",
-            callback=note,
-            options={"maxiter": self.left, "gtol": tol, "ftol": 0.0, "maxcor": 20, "maxls": 10},
+            callback=stepped,
+            options={
+                "maxiter": self.left if steps is None else min(steps, self.left),
+                "gtol": 0.0,
+                "ftol": 0.0,
+                "maxcor": 20,
+                "maxls": 10,
+            },
         )
         self.left -= result.nit
-        return self.metric.coefficients(result.x.reshape(shape))
+        return coefficients(result.x)
+
+    def begin(self, objective: Callable[[Any], tuple[float, Any]], w: Any) -> None:
+        """Note where the search begins."""
+        value, gradient = objective(w)
+        self._note(value, self.norm(gradient))
+
+    def _note(self, loss: float, gradient_norm: float) -> None:
+        seconds = time.perf_counter() - self.began
+        self.history.append(Iteration(loss, gradient_norm, seconds))
+        if self.prints:
+            line = f"step {len(self.history) - 1}: loss {loss:.9g}, gradient {gradient_norm:.2g}"
+            print(f"{line}, {seconds:.1f} s", file=sys.stderr)  # noqa: T201

@@ -1,11 +1,11 @@
 """A classifier that minimises cross-entropy, for scikit-learn's pipelines and searches.
 
-The scores are linear in the features, so the cross-entropy is convex and has one minimum. What
-makes the search for it short is its metric: the second derivative of the softmax cross-entropy is
-never more than half of the features' second moments (Böhning 1992), so in coordinates in which
-those are the identity the problem is about as long as it is wide, and L-BFGS needs few steps. What
-makes a step short is the arithmetic: the steps towards the minimum are taken with features of
-float32, and only the last ones with the features as they were given.
+The scores are linear in the features, so the cross-entropy is convex and has one minimum. Three
+things make the way there short. The second derivative is never more than half of the features'
+second moments (Böhning 1992), and in coordinates in which those are the identity L-BFGS needs few
+steps to come near. From there, in coordinates of the second derivative itself, it needs hardly any;
+a sample of the rows is enough to compute that derivative, and to come near. And the steps are taken
+with features of float32; only the last ones, which decide where it ends, with those given.
 """
 
 from __future__ import annotations
@@ -27,18 +27,34 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from xent.errors import OptionError
 from xent.models.objective import Objective
-from xent.models.search import Metric, Search
+from xent.models.search import Curvature, Metric, Search
 
 __all__ = ["SoftmaxRegression"]
 
-MANY = 1 << 18
+MANY = 1 << 15
 """Entries of X from which float64 features are first rounded to float32."""
 LARGE = 1e15
 """The size of features whose squares float32 can still add."""
 ROUGH = 2e-6
 """The least gradient that scores of float32 can tell from none."""
+GAIN = 1e-9
+"""The part of the objective that may be left to gain, where there is a penalty and so a minimum."""
+NOISE = 4e-7
+"""The part of a row's loss that scores of float32 cannot tell from none; less of many rows'."""
 CORRECTIONS = 2
 """How often the minimum for rounded features is corrected by the gradient for the given ones."""
+NEAR = 3e-3
+"""The gradient from which the second derivative is about that at the minimum."""
+NEAR_STEPS = 100
+"""Steps at most towards the minimum for a sample of the rows."""
+SAMPLE = 8192
+"""Rows from which the second derivative is computed, and the first guess."""
+COEFFICIENTS = 4096
+"""Coefficients up to which the second derivative is computed at all."""
+TURN = 20
+"""Steps after which the second derivative is computed anew."""
+PAYS = 2500
+"""Coefficients up to which computing it from all of the rows costs less than the steps it saves."""
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -65,7 +81,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     tol
         The largest entry of the gradient of F at which the search ends, in coordinates in which
         half of the features' second moments are the identity. So it does not depend on the
-        features' units.
+        features' units. Where the Hessian is computed, less than 1e-9 of F may be left to gain too.
     max_iter
         Steps at most; a `ConvergenceWarning` says when they did not suffice.
     warm_start
@@ -80,7 +96,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     coef_, intercept_
         W (K, d) and b (K,); (1, d) and (1,) for two classes. float32 for float32 features.
     n_iter_
-        Steps taken, as an array of one.
+        Steps taken, as an array of one; those for a sample of the rows are not counted.
     history_
         What each of them arrived at, as `Iteration`; the start is the first.
     n_features_in_, feature_names_in_
@@ -101,8 +117,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    L-BFGS in the metric of Böhning's bound of the Hessian [1]_. Features of float64 are rounded
-    to float32 for the way to the minimum, and not for the last steps.
+    L-BFGS in the metric of Böhning's bound of the Hessian [1]_ until near the minimum, and then in
+    that of the Hessian there, if the coefficients are few enough to compute it. Of many rows a
+    sample serves for both, and features of float64 are rounded to float32 on the way; the last
+    steps are taken with all rows as given. So neither has a part in where the search ends.
 
     References
     ----------
@@ -150,11 +168,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "Hint: the loss that a linear classifier is made for is 'cross_entropy'"
             )
         defaults = inspect.signature(type(self)).parameters
-        for name in ("C", "tol", "max_iter"):
+        for name, kind, words in (
+            ("C", numbers.Real, "a number"),
+            ("tol", numbers.Real, "a number"),
+            ("max_iter", numbers.Integral, "a whole number"),
+        ):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) and float(value) > 0.0):
+            if not (isinstance(value, kind) and float(value) > 0.0):
                 raise OptionError(
-                    f"{name} must be a number above 0: got {value!r}. "
+                    f"{name} must be {words} above 0: got {value!r}. "
                     f"Hint: the default is {defaults[name].default!r}"
                 )
 
@@ -225,18 +247,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         exact = objective.x.dtype == np.float64
         size = objective.x.nnz if scipy.sparse.issparse(objective.x) else objective.x.size
         rough = objective
-        if exact and size >= MANY and abs(objective.x).max() < LARGE:
+        if exact and size >= MANY and max(objective.x.max(), -objective.x.min()) < LARGE:
             rough = objective.in_float32()
         metric = Metric(rough)
         search = Search(metric, began, self.max_iter, self.verbose)
-        if rough is not objective:
-            w = search.run(rough, w, max(self.tol, ROUGH))
-            for _ in range(CORRECTIONS):
-                gradient = objective(w)[1]
-                if search.norm(gradient) <= self.tol or search.left == 0:
-                    break
-                w = search.run(rough, w, max(self.tol, ROUGH / 10), gradient - rough(w)[1])
-        w = search.run(objective, w, self.tol if exact else max(self.tol, ROUGH))
+        if self._curves(rough, w.size):
+            w = self._by_curvature(rough, objective, search, w)
+        else:
+            w = self._by_bound(rough, objective, search, w)
         self.history_ = search.history
         self.n_iter_ = np.array([self.max_iter - search.left], dtype=np.int32)
         reached = search.history[-1].gradient_norm
@@ -249,6 +267,51 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
+        return w
+
+    def _curves(self, objective: Objective, coefficients: int) -> bool:
+        """Return whether the second derivative is worth its price."""
+        rows = len(objective.y)
+        cost = coefficients * min(rows, SAMPLE)
+        return not objective.squared and coefficients <= COEFFICIENTS and cost <= PAYS * rows
+
+    def _by_curvature(self, rough: Objective, exact: Objective, search: Search, w: Any) -> Any:
+        """Return W at the minimum, in the coordinates of the second derivative near it."""
+        size = SAMPLE
+        part = rough.sample(size)
+        if part is rough:
+            w = search.run(rough, w, max(self.tol, NEAR))
+        elif not w.any():
+            search.begin(rough, w)
+            w = Search(search.metric, 0.0, NEAR_STEPS, 0).run(part, w, NEAR)
+        coordinates = Curvature(part, w, search.metric)
+        for objective in [rough] if rough is exact else [rough, exact]:
+            tol, gain = self.tol, GAIN if objective.penalty > 0.0 else np.inf
+            if objective.x.dtype == np.float32:
+                tol, gain = np.inf, NOISE / np.sqrt(len(objective.y))
+            while True:
+                before = search.left
+                w = search.run(objective, w, tol, coordinates=coordinates, gain=gain, steps=TURN)
+                if search.settled or before - search.left < TURN:
+                    break
+                # What the sample did not show, more rows may.
+                size *= 4
+                coordinates = Curvature(rough.sample(size), w, search.metric)
+        return w
+
+    def _by_bound(self, rough: Objective, exact: Objective, search: Search, w: Any) -> Any:
+        """Return W at the minimum, in the coordinates of Böhning's bound."""
+        if rough.x.dtype == np.float32:
+            w = search.run(rough, w, max(self.tol, ROUGH))
+        if rough is not exact:
+            for _ in range(CORRECTIONS):
+                gradient = exact(w)[1]
+                if search.norm(gradient) <= self.tol or search.left == 0:
+                    break
+                pull = gradient - rough(w)[1]
+                w = search.run(rough, w, max(self.tol, ROUGH / 10), pull=pull)
+        if exact.x.dtype == np.float64:
+            w = search.run(exact, w, self.tol)
         return w
 
     def decision_function(self, X: Any) -> Any:
