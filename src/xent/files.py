@@ -79,15 +79,22 @@ def require_target(path: Path, flag: str, *sources: Path, hint: str) -> None:
     """
     try:
         fits = not path.is_dir() and path.resolve().parent.is_dir()
-        same = [s for s in sources if s.exists() and path.exists() and path.samefile(s)]
+        same = [s for s in sources if _same(path, s)]
     except (OSError, ValueError):  # a name that is too long, or holds a zero byte
         fits, same = False, []
     if same:
         raise OptionError(
-            f"{flag} must name another file than {str(same[0])!r}: got {str(path)!r}, and what is "
-            "read would be replaced by what is written. Hint: choose another name."
+            f"{flag} must name another file than {str(same[0])!r}: got {str(path)!r}, and one "
+            "would replace the other. Hint: choose another name."
         )
     if not fits:
         raise OptionError(
             f"{flag} must name a file in a folder that exists: got {str(path)!r}. Hint: {hint}"
         )
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, which need not exist yet."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()

@@ -84,10 +84,11 @@ def spelt(category: Category) -> str:
 
 
 def typed(table: Table, column: int, texts: Iterable[str]) -> tuple[Category, ...]:
-    """Return categories of the column's type, sorted; whole numbers of a CSV are integers."""
+    """Return categories of the column's type, sorted; those of a CSV are what they look like."""
     found = sorted(texts)
-    if table.kinds[column] == "boolean":
-        return tuple(text == "true" for text in found)
+    truths = not table.types and [text.lower() for text in found] == ["false", "true"]
+    if table.kinds[column] == "boolean" or truths:
+        return tuple(text.lower() == "true" for text in found)
     if (table.kinds[column] != "text" or not table.types) and all(map(_WHOLE.fullmatch, found)):
         return tuple(sorted(map(int, found)))
     return tuple(found)

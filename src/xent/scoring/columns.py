@@ -86,7 +86,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
     Examples
     --------
-    >>> nearest("wieght", ["height", "weight"]), nearest("x", ["height"])
+    >>> nearest("weigth", ["height", "weight"]), nearest("x", ["height"])
     ("did you mean 'weight'?", 'names are matched exactly.')
     """
     near = difflib.get_close_matches(name, names, n=1)

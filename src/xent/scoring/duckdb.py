@@ -201,6 +201,7 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
     """
     import duckdb
 
+    _require_unicode(sql)
     answer: list[Any] = []
     ended = threading.Event()
 
@@ -229,6 +230,17 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
     if isinstance(answer[0], BaseException):
         raise answer[0]
     return answer[0]
+
+
+def _require_unicode(sql: str) -> None:
+    """Refuse what the engine cannot be told: a byte of a name that is no text."""
+    try:
+        sql.encode("utf-8")
+    except UnicodeEncodeError as error:
+        odd = sql[max(error.start - 20, 0) : error.end + 20]
+        raise TableError(
+            f"paths, names and texts must be Unicode: got {odd!r}. Hint: rename the file or folder."
+        ) from None
 
 
 @contextmanager
@@ -303,6 +315,7 @@ def _file_literal(path: Path) -> str:
 def _open_parquet(path: Path, connection: Any) -> Table:
     options = f"{_file_literal(path)}, hive_partitioning = false"
     source = f"read_parquet({options})"
+    _require_unicode(options)
     with _reading(path):
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
         schema = connection.execute(
