@@ -439,6 +439,13 @@ def test_means_and_scales_keep_their_digits(x):
         assert rule.scale == pytest.approx(float(scale), rel=1e-12 + 3e-16 * abs(x[0]) / float(scale))  # fmt: skip
 
 
+@pytest.mark.parametrize("rows", [1, 3, 6, 11, 1000])
+def test_what_does_not_vary_in_a_fold_is_not_scaled_by_the_rounding_of_its_mean(rows):
+    for x in (np.full(rows, 0.1), np.full(rows, -1e149), np.full(rows, 5e-324)):
+        rule = learn(Columns(rows, {"x": x}, {}, {}), np.linspace(0.1, 0.7, rows))[0]
+        assert (rule.mean, rule.scale) == (x[0], 1.0)
+
+
 def test_a_fit_that_ends_early_says_so(mixed):
     estimator = SoftmaxRegression(max_iter=1)
     with pytest.warns(ConvergenceWarning, match="Hint: "):

@@ -162,7 +162,6 @@ def _standard(x: Any, weights: Any) -> tuple[float, float]:
         # Its computed mean could be off by a rounding, of which a scale would make a difference.
         return (float(x[0]) if len(x) else 0.0), 1.0
     mean = float(np.average(x, weights=weights))
-    mean += float(np.average(x - mean, weights=weights))  # what rounding left of the sum
     scale = float(np.sqrt(np.average((x - mean) ** 2, weights=weights)))
     return mean, scale if scale >= SMALLEST_SCALE else 1.0
 

@@ -86,7 +86,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
     Examples
     --------
-    >>> nearest("weigth", ["height", "weight"]), nearest("x", ["height"])
+    >>> nearest("weigh", ["height", "weight"]), nearest("x", ["height"])
     ("did you mean 'weight'?", 'names are matched exactly.')
     """
     near = difflib.get_close_matches(name, names, n=1)
