@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from xent.cli import demo, kernels, models, scores
+from xent.cli import demo, kernels, measure, models, scores
 from xent.cli.process import ERROR, OK, PIPE_CLOSED, guarded
 from xent.errors import MissingExtraError
 
@@ -53,8 +53,8 @@ def _build() -> Any:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        help="Cross-entropy, right: scores of predictions, models that minimise it, and which "
-        "kernel computes a loss.",
+        help="Cross-entropy, right: scores of predictions, measures of distributions, models that "
+        "minimise it, and which kernel computes a loss.",
     )
 
     def show_version(wanted: bool) -> None:
@@ -72,6 +72,6 @@ def _build() -> Any:
     ) -> None:
         del version  # its callback has done all
 
-    for group in (scores, models, demo, kernels):
+    for group in (scores, measure, models, demo, kernels):
         group.add_to(app)
     return app
