@@ -21,23 +21,19 @@ def csv_of(folder, rows, name="t.csv"):
 def parquet_of(folder, name="t.parquet", **columns):
     """Write columns, each a list of Python values, or SQL over the row number i."""
     path = folder / name
-    rows = max((len(c) for c in columns.values() if isinstance(c, list)), default=0)
-    with duckdb.connect() as connection:
-        asked = []
-        for column, values in columns.items():
-            quoted = '"' + column.replace('"', '""') + '"'
-            if isinstance(values, str):
-                asked += [f"{values} AS {quoted}"]
-                continue
+    rows, asked, given = 60, [], {}
+    for place, (column, values) in enumerate(columns.items()):
+        sql = values
+        if not isinstance(values, str):
+            rows, given[f"v{place}"] = len(values), values
             kind = next(SQL[type(value)] for value in values if value is not None)
-            connection.execute(f"CREATE TABLE c{len(asked)} (v {kind}, n BIGINT)")
-            connection.executemany(
-                f"INSERT INTO c{len(asked)} VALUES (?, ?)", [(v, n) for n, v in enumerate(values)]
-            )
-            asked += [f"(SELECT v FROM c{len(asked)} WHERE n = i) AS {quoted}"]
+            sql = f"list_extract($v{place}::{kind}[], i + 1)"
+        asked += [sql + ' AS "' + column.replace('"', '""') + '"']
+    with duckdb.connect() as connection:
         connection.execute(
-            f"COPY (SELECT {', '.join(asked)} FROM range({rows or 60}) r(i) ORDER BY i) "
-            f"TO '{path}' (FORMAT parquet)"
+            f"COPY (SELECT {', '.join(asked)} FROM range({rows}) r(i) ORDER BY i) "
+            f"TO '{path}' (FORMAT parquet)",
+            given,
         )
     return path
 

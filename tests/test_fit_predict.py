@@ -565,9 +565,10 @@ def test_columns_that_would_confuse_the_score_are_not_kept(tmp_path):
             predict_table(model, path, tmp_path / "p.csv", keep=name)
 
 
-@pytest.fixture
-def model(mixed):
-    return fit_table(mixed, target="kind", categorical="grade", validation=QUICK)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = csv_of(tmp_path_factory.mktemp("tables"), mixed_rows())
+    return fit_table(path, target="kind", categorical="grade", validation=QUICK)
 
 
 def test_unseen_categories_are_refused_by_name_or_ignored(model, tmp_path):
@@ -703,7 +704,7 @@ def run(*words, **options):
     )  # fmt: skip
 
 
-def test_fit_predict_and_score_follow_each_other(tmp_path):
+def test_fit_predict_and_score_follow_each_other(tmp_path, monkeypatch, capsys):
     done = run("fit", FLOWERS, "--target", "species", "-o", "flowers.json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     model = TableModel.load(tmp_path / "flowers.json")
@@ -712,9 +713,9 @@ def test_fit_predict_and_score_follow_each_other(tmp_path):
         assert f"{number:.4f}" in done.stdout
     assert "5-fold cross-validated" in done.stdout
     assert "petal_width" in done.stdout
-    done = run("predict", "flowers.json", FLOWERS, "-o", "p.parquet", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "p_setosa" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "flowers.json", str(FLOWERS), "-o", "p.parquet"]) == 0
+    assert "p_setosa" in capsys.readouterr().out
     score = score_table(tmp_path / "p.parquet")
     assert score.log_loss == pytest.approx(model.summary.training_loss, rel=1e-10)
     assert sorted(os.listdir(tmp_path)) == ["flowers.json", "p.parquet"]

@@ -14,9 +14,9 @@ from xent.errors import ModelError
 from xent.models import SoftmaxRegression, TableModel, fit_table
 
 
-@pytest.fixture
-def model(tmp_path):
-    path = csv_of(tmp_path, mixed_rows())
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = csv_of(tmp_path_factory.mktemp("tables"), mixed_rows())
     return fit_table(path, target="kind", categorical="grade", validation=QUICK)
 
 

@@ -10,7 +10,7 @@ try:
     from xent.models.softmax_regression import SoftmaxRegression
     from xent.models.table_fit import fit_table
     from xent.models.table_model import TableModel
-    from xent.models.table_predict import predict_table
+    from xent.models.table_predict import Predictions, predict_table
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] not in {"scipy", "sklearn"}:
         raise
@@ -20,6 +20,7 @@ __all__ = [
     "FitSummary",
     "HeldOut",
     "Iteration",
+    "Predictions",
     "SoftmaxRegression",
     "TableModel",
     "Validation",

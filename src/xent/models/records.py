@@ -82,9 +82,7 @@ def record_from_text(kind: type[R], text: str, where: str, **header: Any) -> R:
         If the document is no JSON, or a field is missing, unknown or of another type.
     """
     try:
-        document = json.loads(
-            text, parse_constant=_no_constant, object_pairs_hook=functools.partial(_object, where)
-        )
+        document = json.loads(text, object_pairs_hook=functools.partial(_object, where))
     except (ValueError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
@@ -99,10 +97,6 @@ def record_from_text(kind: type[R], text: str, where: str, **header: Any) -> R:
         if got != value or type(got) is not type(value):
             raise _wrong(where, name, repr(value), got)
     return typing.cast(R, _read(kind, document, where, ""))
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number of JSON")
 
 
 def _object(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

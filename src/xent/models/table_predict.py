@@ -185,7 +185,7 @@ def _require_names(part: Path, names: Sequence[str], target: Path) -> None:
     if not same:
         other = "predictions.csv" if target.suffix in {".parquet", ".pq"} else "predictions.parquet"
         raise TableError(
-            f"labels must be usable in the names of columns of {str(target)!r}: got "
-            f"{listed(names, 20)}, which do not come back as they were written. Hint: "
-            f"-o {other}; in Parquet names must differ in more than case."
+            f"names of columns must come back from {str(target)!r} as they were written: got "
+            f"{listed(names, 20)}, which do not. Hint: -o {other}; in Parquet names must differ in "
+            "more than case."
         )

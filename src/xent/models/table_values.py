@@ -7,7 +7,7 @@ Categories are compared by their text, so that a model fitted to a CSV can be us
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ from xent.scoring.duckdb import Table, quote_text
 __all__ = [
     "code",
     "first_fault",
-    "number",
     "present",
+    "read_columns",
     "read_features",
     "require_columns",
     "require_rows",
@@ -54,7 +54,7 @@ def present(table: Table, column: int, na: Sequence[str]) -> str:
     return f"({' AND '.join(tests)})"
 
 
-def number(table: Table, column: int, na: Sequence[str]) -> str:
+def _number(table: Table, column: int, na: Sequence[str]) -> str:
     """Return SQL for a number: NaN where it is missing, ∞ where there is something else."""
     read = f"coalesce({table.number(column)}, 'inf'::DOUBLE)"
     return f"CASE WHEN {present(table, column, na)} THEN {read} ELSE 'nan'::DOUBLE END"
@@ -94,6 +94,24 @@ def typed(table: Table, column: int, texts: Iterable[str]) -> tuple[Category, ..
     return tuple(found)
 
 
+def read_columns(
+    table: Table,
+    numbers: Sequence[str],
+    categories: Mapping[str, tuple[Category, ...]],
+    na: Sequence[str],
+    others: Sequence[str] = (),
+) -> tuple[Columns, list[Any]]:
+    """Return columns of numbers and of categories, by name, and other SQL beside them."""
+    place = table.names.index
+    asked = [_number(table, place(name), na) for name in numbers]
+    asked += [code(table, place(name), known, na) for name, known in categories.items()]
+    found = iter(table.arrays([*asked, *others]))
+    x = {name: next(found) for name in numbers}
+    codes = {name: next(found) for name in categories}
+    rows = max(len(column) for column in (*x.values(), *codes.values()))
+    return Columns(rows, x, codes, categories), list(found)
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
@@ -101,10 +119,8 @@ def first_fault(table: Table, column: int, bad: Any) -> tuple[str, str, str]:
     """Return the first bad value as text, and in words its row and how many there are."""
     row = int(np.argmax(bad))
     count = int(np.count_nonzero(bad))
-    value = table.rows(f"SELECT {table.text(column)} FROM {table.source} LIMIT 1 OFFSET {row}")[0][
-        0
-    ]
-    shown = "nothing" if value is None else repr(value)
+    found = table.rows(f"SELECT {table.text(column)} FROM {table.source} LIMIT 1 OFFSET {row}")
+    shown = "nothing" if found[0][0] is None else repr(found[0][0])
     return shown, f"data row {row + 1}", "1 row" if count == 1 else f"{count} rows"
 
 
@@ -182,14 +198,8 @@ def read_features(
     categorical = [f for f in features if isinstance(f, CategoricalFeature)]
     require_rows(table)
     place = {f.column: _find(table, f) for f in features}
-    asked = [number(table, place[f.column], na) for f in numeric]
-    asked += [code(table, place[f.column], f.categories, na) for f in categorical]
-    found = table.arrays(asked)
-    columns = Columns(
-        len(found[0]),
-        {f.column: x for f, x in zip(numeric, found, strict=False)},
-        {f.column: k for f, k in zip(categorical, found[len(numeric) :], strict=True)},
-        {f.column: f.categories for f in categorical},
+    columns, _ = read_columns(
+        table, [f.column for f in numeric], {f.column: f.categories for f in categorical}, na
     )
     require_columns(table, columns, missing=missing)
     if unseen == "refuse":

@@ -19,8 +19,8 @@ from xent.models.features import MISSING, SMALLEST_SCALE, Category, Columns
 from xent.models.table_values import (
     code,
     first_fault,
-    number,
     present,
+    read_columns,
     require_columns,
     require_rows,
     typed,
@@ -314,20 +314,17 @@ def read_training_table(table: Table, choice: Choice) -> TrainingTable:
         _require_labels(table, roles.target, ())
     classes, known = _categories(table, choice, roles)
     _require_labels(table, roles.target, classes)
-    asked = [code(table, roles.target, classes, choice.na)]
-    asked += [number(table, c, choice.na) for c in roles.numeric]
-    asked += [code(table, c, known[c], choice.na) for c in roles.categorical]
+    others = [code(table, roles.target, classes, choice.na)]
     if roles.weights is not None:
-        asked += [f"coalesce({table.number(roles.weights)}, 'nan'::DOUBLE)"]
-    labels, *found = table.arrays(asked)
-    weights = None if roles.weights is None else found.pop()
-    names = table.names
-    columns = Columns(
-        len(labels),
-        {names[c]: x for c, x in zip(roles.numeric, found, strict=False)},
-        {names[c]: k for c, k in zip(roles.categorical, found[len(roles.numeric) :], strict=True)},
-        {names[c]: known[c] for c in roles.categorical},
+        others += [f"coalesce({table.number(roles.weights)}, 'nan'::DOUBLE)"]
+    columns, (labels, *rest) = read_columns(
+        table,
+        [table.names[c] for c in roles.numeric],
+        {table.names[c]: known[c] for c in roles.categorical},
+        choice.na,
+        others,
     )
+    weights = rest[0] if rest else None
     if (bad := labels == MISSING).any():
         _, where, rows = first_fault(table, roles.target, bad)
         raise TableError(
