@@ -9,8 +9,10 @@ INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -
 demo: .venv/.demo ## minimise, measure and explain cross-entropy on real data
 	$(BIN)/xent demo demo-output
 
+# Processes share the cores: threads that wait for each other busily would take them from each other.
 test: .venv/.dev ## the tests, with the doctests of modules, README and docs
-	$(BIN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
+		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 slow: .venv/.dev ## the tests that take more than a minute each: mutants of the kernels
 	$(BIN)/python -m pytest -m slow
@@ -29,16 +31,17 @@ format: .venv/.dev ## put the format right, and what the linter can
 bench: .venv/.dev ## time, memory and error beside the peers that are installed
 	$(BIN)/python -m benchmarks losses
 	$(BIN)/python -m benchmarks rows --json
+	$(BIN)/python -m benchmarks fit --json
 
 accuracy: .venv/.dev ## measure the worst errors again and rewrite docs/accuracy.md
 	$(BIN)/python -m benchmarks accuracy
 
-docs: .venv/.docs ## the figures of the tour, and the documentation, in site/
-	$(BIN)/python tools/figures.py
+docs: .venv/.docs ## the documentation with its figures, in site/
+	$(BIN)/python -m tools.figures
 	$(BIN)/python -m zensical build --clean --strict
 
 clean:
-	rm -rf .venv site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmark-figures
 
 .venv/.made: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xent needs Python 3.11 or newer")'

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import ROOT, read, replace_text, show_progress, write
-
-RESULTS = ROOT / "benchmarks" / "results"
+from benchmarks.results import RESULTS, ROOT, read, replace_text, show_progress, write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     fit.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="turns of each")
     fit.add_argument(
-        "--json", action="store_true", help="store the figures in benchmarks/results/fit.jsonl"
+        "--figures",
+        type=Path,
+        default=Path("benchmark-figures"),
+        metavar="DIR",
+        help="where to draw loss against seconds, a case to a file",
+    )
+    fit.add_argument(
+        "--json",
+        action="store_true",
+        help="store the figures in benchmarks/results/fit.jsonl, and write the table of "
+        "docs/models.md from them",
     )
     coverage = commands.add_parser(
         "coverage", help="where the intervals of xent.estimation cover, by simulation (two minutes)"
@@ -88,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "rows":
         return _rows(options.shape, options.rounds, options.json, quick=options.quick)
     if options.command == "fit":
-        return _fit(options.case, options.rounds, store=options.json)
+        return _fit(options.case, options.rounds, options.figures, store=options.json)
     if options.command == "coverage":
         return _coverage(store=options.json)
     parser.print_help()
@@ -183,19 +191,35 @@ def _rows(names: list[str] | None, rounds: int | None, store: Path | None, *, qu
     return 0
 
 
-def _fit(names: list[str] | None, rounds: int, *, store: bool) -> int:
-    from benchmarks.fit import cases_named, compare, table
+def _fit(names: list[str] | None, rounds: int, figures: Path, *, store: bool) -> int:
+    from benchmarks.fit import (
+        PAGE,
+        STORED,
+        cases_named,
+        compare,
+        figure,
+        file_name,
+        render_page,
+        table,
+    )
 
     try:
         cases = cases_named(names)
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    results = list(compare(cases, rounds))
-    show_progress("")
-    sys.stdout.write(table(results))
+    results = []
+    for fits in compare(cases, rounds):
+        show_progress("")
+        sys.stdout.write(table([fits]) + "\n")
+        sys.stdout.flush()
+        replace_text(figures / file_name(fits[0].case), figure(fits))
+        results.append(fits)
+    sys.stdout.write(f"loss against seconds is drawn in {figures}\n")
     if store:
-        write(RESULTS / "fit.jsonl", [fit.as_dict() for fits in results for fit in fits])
+        write(STORED, [fit.as_dict() for fits in results for fit in fits])
+        replace_text(PAGE, render_page(PAGE.read_text(encoding="utf-8"), read(STORED)))
+        sys.stdout.write(f"the table of {PAGE.relative_to(ROOT)} is written from them\n")
     return 0
 
 
@@ -207,10 +231,12 @@ def _coverage(*, store: bool) -> int:
         failures,
         render_page,
         simulate_all,
+        simulate_limit,
         table,
     )
 
-    lines = [measured.as_dict() for measured in (*simulate_all(), *bootstrap_all())]
+    measured = (*simulate_all(), simulate_limit(), *bootstrap_all())
+    lines = [m.as_dict() for m in measured]
     show_progress("")
     cells = [line for line in lines if line["kind"] == "cell"]
     sys.stdout.write(table(cells) + "\n")

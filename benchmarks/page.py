@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.results import ROOT
+from benchmarks.results import ROOT, replace_part
 from xent.losses.cases import GRADIENT, LOSS_ULPS
 
 __all__ = ["PAGE", "README", "STORED", "beyond_bound", "render", "render_readme"]
@@ -40,9 +40,6 @@ def render(lines: list[Line]) -> str:
 
 def render_readme(text: str, lines: list[Line]) -> str:
     """Return the README with its table of figures made from the measurements."""
-    start, end = "<!-- measured -->\n", "<!-- /measured -->"
-    head, rest = text.split(start)
-    _, tail = rest.split(end)
     rows = [
         [
             f"`{c['system']}`",
@@ -56,7 +53,7 @@ def render_readme(text: str, lines: list[Line]) -> str:
         and c["library"] in ("numpy", "torch", "jax")
     ]
     heads = ["float32 logits", "arrays", "rows off by more than 4 ulp", "worst, in ulp"]
-    return f"{head}{start}{_table(heads, rows)}\n{end}{tail}"
+    return replace_part(text, "measured", f"{_table(heads, rows)}\n")
 
 
 def _introduction(errors: list[Line]) -> str:

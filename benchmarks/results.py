@@ -15,9 +15,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "provenance", "read", "replace_text", "show_progress", "write"]
+__all__ = [
+    "RESULTS",
+    "ROOT",
+    "provenance",
+    "read",
+    "replace_part",
+    "replace_text",
+    "seconds_in_words",
+    "show_progress",
+    "write",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = (
     "numpy", "array-api-strict", "torch", "numba", "jax", "scipy", "scikit-learn", "mpmath",
 )  # fmt: skip
@@ -101,6 +112,22 @@ def replace_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def replace_part(text: str, name: str, part: str) -> str:
+    """Return a page with what stands between its comments ``name`` and ``/name`` replaced."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    head, rest = text.split(start)
+    _, tail = rest.split(end)
+    return f"{head}{start}{part}{end}{tail}"
+
+
+def seconds_in_words(seconds: float) -> str:
+    """Return a time with its unit, in three digits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def show_progress(text: str) -> None:

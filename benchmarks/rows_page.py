@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.apart import FirstCall, Peak
+from benchmarks.results import replace_part, seconds_in_words
 from benchmarks.rows import BOTH, FORWARD, NEW, Timing
 from xent.losses.cases import SHAPES
 
@@ -20,13 +21,6 @@ HEADS = (
 )
 QUIET = 0.2
 """Cores that others may keep busy before the ratios are doubtful."""
-
-
-def _seconds(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 def _busy(others: float | None) -> str:
@@ -55,7 +49,8 @@ def table(timings: Sequence[Timing], peaks: Sequence[Peak]) -> str:
                 for rate in (t.copy, t.fresh_copy)
             )
             lines.append(
-                f"  {t.does:22}{_seconds(t.xent_seconds):>11}{_seconds(t.torch_seconds):>11}"
+                f"  {t.does:22}{seconds_in_words(t.xent_seconds):>11}"
+                f"{seconds_in_words(t.torch_seconds):>11}"
                 f"{t.ratio:>8.2f}{t.ratio_by_round:>10.2f}{t.gigabytes:>8.1f}"
                 f"{read:>9}{copy:>9}{fresh:>13}"
             )
@@ -221,9 +216,7 @@ def target_lines(reached: Sequence[Target]) -> str:
 
 def render_readme(text: str, lines: Iterable[dict[str, Any]]) -> str:
     """Return the README with its table of times made from the measurements."""
-    start, end = "<!-- rows -->\n", "<!-- /rows -->"
-    head, rest = text.split(start)
-    return head + start + _readme_table(list(lines)) + end + rest.split(end)[1]
+    return replace_part(text, "rows", _readme_table(list(lines)))
 
 
 def _readme_table(lines: list[dict[str, Any]]) -> str:
@@ -243,8 +236,8 @@ def _readme_table(lines: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(t["name"] for t in timings):
         both, new = by[name, BOTH], by.get((name, NEW))
         rows.append(
-            f"| {both['size']} | {_seconds(both['torch_seconds'])} | "
-            f"{_seconds(both['xent_seconds'])} | {both['ratio']:.1f} × | "
+            f"| {both['size']} | {seconds_in_words(both['torch_seconds'])} | "
+            f"{seconds_in_words(both['xent_seconds'])} | {both['ratio']:.1f} × | "
             + (f"{new['ratio']:.1f} × |" if new else "– |")
         )
     return "\n".join(rows) + "\n"

@@ -1,8 +1,8 @@
-"""Draw the figures of docs/tour.md.
+"""Draw the figures of the documentation.
 
-Run from the project's root: ``python tools/figures.py`` writes docs/figures/*.svg; a test holds
-that they are up to date. The last ones show what the tour's own lines computed, so those are run;
-no number stands twice.
+Run from the project's root: ``python -m tools.figures`` writes docs/figures/*.svg; a test holds
+that they are up to date. Some show what the tour's own lines computed, so those are run, and one
+what a benchmark stored; no number stands twice.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import fit
+from benchmarks.results import read
 from xent.report import plots
 
 TOUR = Path("docs/tour.md")
 FOLDER = Path("docs/figures")
 WALKS = "12. Why not the squared error?"
+FITTED = "200 000 × 64 × 10"
 SHOWN = 100  # steps of each walk on its surface
 
 
@@ -47,7 +50,9 @@ def figures() -> dict[str, Callable[[], str]]:
         name: [(k, step[2] - walk[-1, 2]) for k, step in enumerate(walk)]
         for name, walk in walks.items()
     }
+    fits = next(fits for fits in fit.by_case(read(fit.STORED)) if fits[0].case == FITTED)
     return {
+        fit.file_name(FITTED).removesuffix(".svg"): lambda: fit.figure(fits),
         "surprisal": lambda: plots.surprisal({"A": 0.7, "pass": 0.2, "fail": 0.1}),
         "blocks": lambda: plots.block_code(10, largest=30),
         "coin": plots.entropy_of_a_coin,
