@@ -213,9 +213,10 @@ def design(features: Sequence[Feature], columns: Columns) -> Any:
     matrix = np.zeros((columns.rows, width))
     for start in range(0, columns.rows, _BLOCK):  # a block of rows stays in the cache
         rows = slice(start, start + _BLOCK)
-        lines = np.arange(len(matrix[rows]))
+        block = matrix[rows]
+        every, lines = slice(None), np.arange(len(block))
         for place, value in _entries(features, columns, rows):
-            matrix[rows][lines, place] = value
+            block[every if isinstance(place, int) else lines, place] = value
     return matrix
 
 

@@ -184,34 +184,52 @@ def _kinds(
             kinds[column] = "categorical"
         else:
             unclear.append(column)
+    return kinds | _kinds_by_value(table, choice, unclear)
+
+
+def _kinds_by_value(table: Table, choice: Choice, columns: Sequence[int]) -> dict[int, str]:
+    """Return the kinds of the columns of a CSV, which are what all of their values look like."""
+    there = {c: present(table, c, choice.na) for c in columns}
+    asked = [f"count_if({there[c]}), count({table.number(c)}) FILTER ({there[c]})" for c in columns]
+    counts = _asked(table, asked, 2)
+    texts = [c for c, (rows, readable) in zip(columns, counts, strict=True) if readable < rows]
+    # Only of these, because a column of numbers is read twice as fast without.
     asked = []
-    for column in unclear:
-        there, read = present(table, column, choice.na), table.number(column)
+    for c in texts:
+        number, raw = table.number(c), table.raw(c)
+        ends = " AND ".join(
+            f"TRY_CAST({end}({raw}) FILTER ({there[c]}) AS TIMESTAMP) IS NOT NULL"
+            for end in ("min", "max")
+        )
         asked += [
-            f"count_if({there})",
-            f"count_if({there} AND {read} IS NOT NULL AND NOT isnan({read}))",
-            f"count_if({there} AND {read} IS NOT NULL)",
-            f"count_if({there} AND TRY_CAST({table.raw(column)} AS TIMESTAMP) IS NOT NULL)",
-            f"min({table.raw(column)}) FILTER ({there} AND {read} IS NULL)",
+            f"count_if({there[c]} AND NOT isnan({number}))",
+            f"count_if({there[c]} AND {number} IS NULL)",
+            f"min({raw}) FILTER ({there[c]} AND {number} IS NULL)",
+            ends,
         ]
-    row = table.rows(f"SELECT {', '.join(asked)} FROM {table.source}")[0] if asked else ()
-    for place, column in enumerate(unclear):
-        there, numbers, readable, times, text = row[5 * place : 5 * place + 5]
-        if readable == there:
-            kinds[column] = "numeric"
-        elif numbers:
-            name = table.names[column]
+    for c, (numbers, others, text, dated) in zip(texts, _asked(table, asked, 4), strict=True):
+        if numbers:
+            name = table.names[c]
             raise TableError(
                 f"column {name!r} of {str(table.path)!r} must hold numbers or categories: got "
-                f"{numbers} numbers and {there - readable} texts such as {text!r}. Hint: "
+                f"{numbers} numbers and {others} texts such as {text!r}. Hint: "
                 f"--na {text!r} if that means a missing value; --categorical {name!r} if its "
                 f"numbers are names; or --ignore {name!r}."
             )
-        elif times == there:
-            raise _no_feature(table, column, f"times such as {text!r}")
-        else:
-            kinds[column] = "categorical"
-    return kinds
+        if dated:
+            time = f"TRY_CAST({table.raw(c)} AS TIMESTAMP)"
+            ((undated,),) = _asked(table, [f"count_if({there[c]} AND {time} IS NULL)"], 1)
+            if not undated:
+                raise _no_feature(table, c, f"times such as {text!r}")
+    return {c: "categorical" if c in texts else "numeric" for c in columns}
+
+
+def _asked(table: Table, asked: Sequence[str], each: int) -> list[tuple[Any, ...]]:
+    """Return the answers of one scan, so many for each column."""
+    if not asked:
+        return []
+    row = table.rows(f"SELECT {', '.join(asked)} FROM {table.source}")[0]
+    return [row[place : place + each] for place in range(0, len(row), each)]
 
 
 def _no_feature(table: Table, column: int, got: str) -> TableError:
@@ -231,20 +249,19 @@ def _categories(
 ) -> tuple[tuple[Category, ...], dict[int, tuple[Category, ...]]]:
     """Return the labels, and the categories of each column, or say what they are instead."""
     columns = [roles.target, *roles.categorical]
-    there = {c: present(table, c, choice.na) for c in columns}
-    # In this order a column of a million texts is refused before it is held in memory.
-    asked = [
-        f"count_if({there[c]}), count(DISTINCT {table.text(c)}) FILTER ({there[c]})"
-        for c in columns
-    ]
-    counts = table.rows(f"SELECT {', '.join(asked)} FROM {table.source}")[0]
-    for place, column in enumerate(columns):
-        rows, different = counts[2 * place : 2 * place + 2]
-        if different > max(FEW, MANY * rows) and column not in roles.forced:
-            raise _too_many(table, column, rows, different, target=place == 0)
-    asked = [f"list(DISTINCT {table.text(c)}) FILTER ({there[c]})" for c in columns]
-    lists = table.rows(f"SELECT {', '.join(asked)} FROM {table.source}")[0]
-    known = {c: typed(table, c, found or ()) for c, found in zip(columns, lists, strict=True)}
+    asked = []
+    for column in columns:
+        there = present(table, column, choice.na)
+        values = f"list(DISTINCT {table.text(column)}) FILTER ({there})"
+        # A list that is refused stays where it is: it may be as long as the table.
+        most = f"greatest({FEW}, {MANY} * count_if({there}))"
+        short = "true" if column in roles.forced else f"len({values}) <= {most}"
+        asked += [f"count_if({there}), len({values}), CASE WHEN {short} THEN {values} END"]
+    known = {}
+    for column, (rows, different, values) in zip(columns, _asked(table, asked, 3), strict=True):
+        if different and values is None:
+            raise _too_many(table, column, rows, different, target=column == roles.target)
+        known[column] = typed(table, column, values or ())
     return known[roles.target], known
 
 
