@@ -175,7 +175,7 @@ def _coefficient_table(model: TableModel) -> Any:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("largest coefficients", overflow="fold")
     table.add_column("of class", overflow="fold")
-    table.add_column("per standard deviation", justify="right", no_wrap=True)
+    table.add_column("coefficient", justify="right", no_wrap=True)
     for value, name, label in every[:_MOST]:
         table.add_row(Text(plain(name)), Text(plain(str(label))), f"{value:+.4g}")
     return table
