@@ -189,17 +189,17 @@ def as_counts(counts: Any, name: str) -> Counts:
         given = np.empty(len(values), dtype=object)
         given[:] = list(named.values())
     else:
-        if np.ma.is_masked(counts):
-            raise DistributionError(
-                f"{name} must hold whole numbers: got a masked array with masked entries. "
-                f"Hint: {name}.filled(0) counts them as never seen."
-            )
         given = as_array(counts, name)
         if given.ndim != 1:
+            hint = (
+                "a table of two variables goes to mutual_information_from_counts, and .ravel() "
+                "makes its cells the values."
+                if given.ndim > 1
+                else "give a list of counts, or a mapping from value to count."
+            )
             raise ShapeError(
                 f"{name} must be a vector, one count for each value: got shape {given.shape}. "
-                "Hint: a table of two variables goes to mutual_information_from_counts, and "
-                ".ravel() makes its cells the values."
+                f"Hint: {hint}"
             )
         values = range(given.size)
     checked, n = whole_numbers(given, name, lambda place: f"value {values[place]!r}")
@@ -211,7 +211,8 @@ def _named(counts: Any, name: str) -> Mapping[Any, Any] | None:
     if isinstance(counts, Mapping):
         return counts
     index = getattr(counts, "index", None)
-    if index is None or callable(index):  # lists have a method of that name
+    # Lists have a method of that name, and data frames two dimensions.
+    if index is None or callable(index) or getattr(counts, "ndim", 1) != 1:
         return None
     # The entries of a pandas series lie in the order of its index, not in one that two share.
     values = list(index)
@@ -225,7 +226,12 @@ def _named(counts: Any, name: str) -> Mapping[Any, Any] | None:
 
 
 def as_array(counts: Any, name: str) -> np.ndarray:
-    """Return counts as a NumPy array of any shape."""
+    """Return counts as a NumPy array of any shape, refusing masked entries."""
+    if np.ma.is_masked(counts):
+        raise DistributionError(
+            f"{name} must hold whole numbers: got a masked array with masked entries. "
+            f"Hint: {name}.filled(0) counts them as never seen."
+        )
     try:
         return np.asarray(counts)
     except ValueError as error:  # rows of different lengths
@@ -253,14 +259,12 @@ def whole_numbers(
         n = sum(int(number) for number in numbers)
         array = np.array([float(number) for number in numbers], dtype=np.float64)
     else:
-        bad = ~((flat >= 0) & np.isfinite(flat))
-        if flat.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):
-                bad |= flat != np.floor(flat)
-        if bad.any():
-            place = int(np.argmax(bad))
-            raise _no_count(flat[place], name, place_of(place))
         array = flat.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            good = (array >= 0) & (array < float(_LARGEST)) & (array == np.floor(array))
+        if not good.all():
+            place = int(np.argmin(good))
+            raise _no_count(flat[place], name, place_of(place))
         small = float(array.sum()) < 2.0**53
         n = int(array.sum()) if small else sum(int(number) for number in flat.tolist())
     if n == 0:
@@ -280,15 +284,19 @@ def _is_count(number: Any) -> bool:
     return bool(0 <= number < _LARGEST and number == int(number))
 
 
-_LARGEST = 2**1000  # sums of such counts are ordinary floats
+_LARGEST = 10**100  # squares of sums of such counts are ordinary floats
 
 
 def _no_count(number: Any, name: str, place: str) -> DistributionError:
     shown = number.item() if isinstance(number, np.generic) else number
     if isinstance(shown, (bool, str)):
         hint = "observed values are counted by the function that ends in _from_samples."
-    elif isinstance(shown, (int, float)) and shown < 0:
+    elif not isinstance(shown, (int, float)):
+        hint = "give each count as an integer, 0 for a value that was not seen."
+    elif shown < 0:
         hint = "counts have no sign; look upstream."
+    elif shown >= _LARGEST:
+        hint = "counts lie below 1e100."
     else:
         hint = _WEIGHTS_HINT
     return DistributionError(

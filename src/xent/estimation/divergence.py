@@ -25,6 +25,10 @@ __all__ = [
 ]
 
 
+SMALLEST_SMOOTHING = 1e-100
+LARGEST_SMOOTHING = 1e100
+
+
 @dataclass(frozen=True)
 class DivergenceEstimate:
     """A cross-entropy or divergence estimated from two samples, with the choices behind it.
@@ -80,7 +84,7 @@ class DivergenceEstimate:
             "alphabet_size": self.alphabet_size,
             "n_p": self.n_p,
             "n_q": self.n_q,
-            "unsupported": [v if isinstance(v, (str, int)) else repr(v) for v in self.unsupported],
+            "unsupported": [v if _is_plain(v) else repr(v) for v in self.unsupported],
             "unsupported_mass": self.unsupported_mass,
         }
 
@@ -106,8 +110,8 @@ def cross_entropy_from_counts(
         How often each value was observed in the first and in the second sample: two vectors of
         whole numbers ≥ 0 in one order, or two mappings (or pandas series) from value to count.
     smoothing
-        α ≥ 0, added to each count of the second sample. With 0, the default, nothing is: the
-        estimate is +∞ if the second sample lacks a value of the first.
+        α, added to each count of the second sample: 0 or 1e-100 to 1e100. With 0, the default,
+        nothing is: the estimate is +∞ if the second sample lacks a value of the first.
     alphabet
         The values that are possible, for mappings; by default those that either one names. The
         alphabet of vectors is their positions. Only smoothing depends on it.
@@ -129,7 +133,7 @@ def cross_entropy_from_counts(
     ShapeError
         If a sample holds no observation, or the two do not count the same values.
     OptionError
-        If `smoothing` is negative or not finite, `alphabet` lacks an observed value, or `unit` is
+        If `smoothing` is outside its range, `alphabet` lacks an observed value, or `unit` is
         none of the names.
 
     References
@@ -292,17 +296,26 @@ def kl_divergence_from_samples(
     return _estimate("kl_divergence", pair, smoothing, unit)
 
 
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _pair_of_samples(p: Any, q: Any, alphabet: Iterable[Any] | None) -> Pair:
     return as_pair(as_sample(p, "p_samples").counts, as_sample(q, "q_samples").counts, alphabet)
 
 
 def require_smoothing(smoothing: Any) -> float:
-    """Return the smoothing as a float, refusing what is negative or no number."""
+    """Return the smoothing as a float, refusing what is none or could under- or overflow."""
     number = isinstance(smoothing, (int, float, np.integer, np.floating))
-    if not number or isinstance(smoothing, bool) or not 0 <= smoothing < math.inf:
+    if (
+        not number
+        or isinstance(smoothing, bool)
+        or not (smoothing == 0 or SMALLEST_SMOOTHING <= smoothing <= LARGEST_SMOOTHING)
+    ):
         raise OptionError(
-            f"smoothing must be a finite number ≥ 0: got {smoothing!r}. "
-            "Hint: 1 is Laplace's rule, 0.5 that of Krichevsky and Trofimov, 0 adds nothing."
+            f"smoothing must be 0 or lie in [{SMALLEST_SMOOTHING:g}, {LARGEST_SMOOTHING:g}]: got "
+            f"{smoothing!r}. Hint: 1 is Laplace's rule, 0.5 that of Krichevsky and Trofimov, 0 "
+            "adds nothing."
         )
     return float(smoothing)
 
@@ -329,6 +342,6 @@ def _estimate(measure: str, pair: Pair, smoothing: Any, unit: str) -> Divergence
 
 def _cross_entropy(p: np.ndarray, q: np.ndarray) -> float:
     """Return −Σ p·log q of counts, each divided by its sum."""
-    _, _, told = surprisals(q)
+    *_, told = surprisals(q)
     seen = p > 0
     return float((p[seen] / p.sum() * told[seen]).sum())

@@ -13,8 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xent.errors import OptionError
 from xent.estimation.counting import Counts, as_counts, as_sample
-from xent.estimation.estimators import Tally, chao_wang_jost, estimator_named, standard_error
+from xent.estimation.estimators import (
+    Tally,
+    chao_wang_jost,
+    estimator_named,
+    plug_in,
+    standard_error,
+)
 from xent.units import from_nats
 
 __all__ = [
@@ -26,8 +33,8 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
-LEAST_MINORITY = 50
-MOST_UNSEEN = 0.05
+LEAST_MINORITY = 20
+MOST_UNSEEN = 0.2
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2.0)
 
 
@@ -40,10 +47,8 @@ class Interval(NamedTuple):
         The ends.
     standard_error
         Of the centre.
-    minority
-        n minus the largest count: the observations that are not of the most frequent value.
     unseen
-        (f₁ + 3·√(f₁ + 1))/n, which the probability of all values not seen hardly exceeds.
+        What the probability of all values not seen hardly exceeds.
     given
         Whether the rule gives the interval.
     """
@@ -51,25 +56,42 @@ class Interval(NamedTuple):
     lower: np.ndarray
     upper: np.ndarray
     standard_error: np.ndarray
-    minority: np.ndarray
     unseen: np.ndarray
     given: np.ndarray
 
 
-def interval_of(tally: Tally) -> Interval:
+def interval_of(tally: Tally, alphabet_size: int | None = None) -> Interval:
     """Return the intervals of rows of counts, by the rule that the simulation checks.
 
-    The interval is the Chao–Wang–Jost estimate ± (1.96 standard errors + `unseen`): that much is
-    added because, if the unseen values are e times as many, or as few, as the estimate supposes,
-    the entropy changes by their probability in nats. It is given where `minority` is at least 50,
-    for the normal approximation, and `unseen` at most 5 %.
+    About the Chao–Wang–Jost estimate, three things make the ends:
+
+    - 1.96·√(SE² + (2 + Σ (−log(n_i/n) − H)²)/n²) on both sides, with the plug-in H. SE² is itself
+      an estimate. It is often much too small where a few values are nearly equally likely, which
+      the 2 makes up for; and where values are rare: the sum is what one observation more of each
+      value adds to it.
+    - On both sides f₁/n, the probability of the unseen values by Turing's estimate: if they are e
+      times as many, or as few, as the centre supposes, the entropy changes by that much.
+    - Above, δ·(1 + log n) with δ = 3·√(f₁ + 1)/n. That probability may be larger by δ (for f₁ = 0
+      this is the rule of three), and held by values e times as rare as 1/n.
+
+    The last two are 0 where all values of a known alphabet were seen. An interval is given where
+    at least 20 observations are not of the most frequent value, for the normal approximation, and
+    f₁/n + δ is at most 20 %.
     """
+    n, once = tally.n, tally.singletons
+    some_unseen = np.asarray(tally.observed != alphabet_size)
+    estimated = np.where(some_unseen, once / n, 0.0)
+    further = np.where(some_unseen, 3.0 * np.sqrt(once + 1.0) / n, 0.0)
     centre, error = chao_wang_jost(tally), standard_error(tally)
-    minority = tally.n - tally.counts.max(axis=-1)
-    unseen = (tally.singletons + 3.0 * np.sqrt(tally.singletons + 1.0)) / tally.n
-    half = _Z * error + unseen
-    given = (minority >= LEAST_MINORITY) & (unseen <= MOST_UNSEEN)
-    return Interval(centre - half, centre + half, error, minority, unseen, given)
+    apart = np.where(tally.counts > 0, tally.surprisal - plug_in(tally)[..., None], 0.0)
+    half = _Z * np.sqrt(error**2 + (2.0 + (apart * apart).sum(axis=-1)) / (n * n)) + estimated
+    upper = centre + half + further * (1.0 + np.log(n))
+    if alphabet_size is not None:
+        upper = np.minimum(upper, np.log(alphabet_size))
+    lower = np.minimum(centre - half, upper)
+    unseen = estimated + further
+    given = (tally.minority >= LEAST_MINORITY) & (unseen <= MOST_UNSEEN)
+    return Interval(lower, upper, error, unseen, given)
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,8 @@ class EntropyEstimate:
         Number of distinct values among them.
     singletons
         Number of values seen once.
+    alphabet_size
+        The number of possible values, if it was given.
     standard_error
         Of the centre of the interval, in `unit`; None where there is none.
     interval
@@ -104,7 +128,7 @@ class EntropyEstimate:
     >>> estimate.value, estimate.interval
     (0.66397, None)
     >>> estimate.why_no_interval
-    'only 3 of the 10 observations are not of the most frequent value; an interval needs 50'
+    'only 3 of the 10 observations are not of the most frequent value; an interval needs 20'
     """
 
     value: float
@@ -113,6 +137,7 @@ class EntropyEstimate:
     n: int
     observed: int
     singletons: int
+    alphabet_size: int | None = None
     standard_error: float | None = None
     interval: tuple[float, float] | None = None
     why_no_interval: str | None = None
@@ -130,7 +155,11 @@ class EntropyEstimate:
 
 
 def entropy_from_counts(
-    counts: Any, *, estimator: str = "chao_wang_jost", unit: str = "nats"
+    counts: Any,
+    *,
+    estimator: str = "chao_wang_jost",
+    alphabet_size: int | None = None,
+    unit: str = "nats",
 ) -> EntropyEstimate:
     r"""Estimate Shannon's entropy from how often each value was observed.
 
@@ -155,6 +184,10 @@ def entropy_from_counts(
         value to count. Values with a count of 0 change nothing.
     estimator
         One of the names above, or ``"plug_in"``.
+    alphabet_size
+        The number of possible values, where it is known: 2 for a coin. The estimate is the same,
+        the interval is narrower: it ends at the logarithm of that number, and if all values were
+        seen it need not allow for others.
     unit
         ``"nats"``, ``"bits"`` or ``"bans"``.
 
@@ -171,7 +204,8 @@ def entropy_from_counts(
     ShapeError
         If `counts` is no vector, or holds no observation.
     OptionError
-        If `estimator` or `unit` is none of the names.
+        If `estimator` or `unit` is none of the names, or `alphabet_size` is less than the number
+        of values seen.
 
     References
     ----------
@@ -193,11 +227,11 @@ def entropy_from_counts(
 
     Examples
     --------
-    >>> heads_and_tails = entropy_from_counts({"heads": 520, "tails": 480}, unit="bits")
-    >>> heads_and_tails.value
-    0.999567
-    >>> heads_and_tails.interval
-    (0.99114, 1.00800)
+    >>> coin = {"heads": 520, "tails": 480}
+    >>> entropy_from_counts(coin, unit="bits").interval
+    (0.9938, 1.0395)
+    >>> entropy_from_counts(coin, unit="bits", alphabet_size=2).interval
+    (0.9938, 1.0)
     >>> for estimator in ("plug_in", "miller_madow", "jackknife", "chao_shen", "chao_wang_jost"):
     ...     print(f"{entropy_from_counts([4, 2, 1, 1], estimator=estimator).value:.4f}")
     1.2130
@@ -206,11 +240,15 @@ def entropy_from_counts(
     1.5784
     1.5652
     """
-    return _estimate(as_counts(counts, "counts"), estimator, unit)
+    return _estimate(as_counts(counts, "counts"), estimator, alphabet_size, unit)
 
 
 def entropy_from_samples(
-    samples: Any, *, estimator: str = "chao_wang_jost", unit: str = "nats"
+    samples: Any,
+    *,
+    estimator: str = "chao_wang_jost",
+    alphabet_size: int | None = None,
+    unit: str = "nats",
 ) -> EntropyEstimate:
     """Estimate Shannon's entropy from observations.
 
@@ -219,7 +257,7 @@ def entropy_from_samples(
     samples
         The observed values, in any order: a vector of any array library, a list, a text (its
         characters) or another iterable of hashable values.
-    estimator, unit
+    estimator, alphabet_size, unit
         As for `entropy_from_counts`, which has the formulas.
 
     Returns
@@ -235,7 +273,7 @@ def entropy_from_samples(
     TargetError
         If a value is missing (None, NaN) or cannot be counted.
     OptionError
-        If `estimator` or `unit` is none of the names.
+        As for `entropy_from_counts`.
 
     See Also
     --------
@@ -246,36 +284,50 @@ def entropy_from_samples(
     >>> entropy_from_samples(["a", "b", "a", "c"], estimator="plug_in", unit="bits").value
     1.5
     """
-    return _estimate(as_sample(samples, "samples").counts, estimator, unit)
+    return _estimate(as_sample(samples, "samples").counts, estimator, alphabet_size, unit)
 
 
-def _estimate(sample: Counts, estimator: str, unit: str) -> EntropyEstimate:
+def _estimate(sample: Counts, estimator: str, alphabet_size: Any, unit: str) -> EntropyEstimate:
     estimate = estimator_named(estimator)
     tally = Tally.in_order(sample.counts)
-    value = float(from_nats(float(estimate(tally)), unit))
     observed, once = int(tally.observed), int(tally.singletons)
-    found = interval_of(tally)
+    size = _checked_size(alphabet_size, observed)
+    value = float(from_nats(float(estimate(tally)), unit))
+    found = interval_of(tally, size)
     if not found.given:
-        why = _why_none(found, sample.n, once)
+        why = _why_none(int(tally.minority), float(found.unseen), sample.n, once)
         return EntropyEstimate(
-            value, unit, estimator, sample.n, observed, once, why_no_interval=why
+            value, unit, estimator, sample.n, observed, once, size, why_no_interval=why
         )
-    error, *ends = (
+    error, lower, upper = (
         float(from_nats(float(nats), unit))
         for nats in (found.standard_error, found.lower, found.upper)
     )
     return EntropyEstimate(
-        value, unit, estimator, sample.n, observed, once, error, (ends[0], ends[1])
+        value, unit, estimator, sample.n, observed, once, size, error, (lower, upper)
     )
 
 
-def _why_none(found: Interval, n: int, once: int) -> str:
-    if found.minority < LEAST_MINORITY:
+def _checked_size(alphabet_size: Any, observed: int) -> int | None:
+    if alphabet_size is None:
+        return None
+    whole = isinstance(alphabet_size, (int, np.integer)) and not isinstance(alphabet_size, bool)
+    if not whole or alphabet_size < observed:
+        raise OptionError(
+            f"alphabet_size must be a whole number, at least the {observed} distinct values that "
+            f"were observed: got {alphabet_size!r}. Hint: leave it out where it is not known."
+        )
+    return int(alphabet_size)
+
+
+def _why_none(minority: int, unseen: float, n: int, once: int) -> str:
+    if minority < LEAST_MINORITY:
         return (
-            f"only {int(found.minority)} of the {n} observations are not of the most frequent "
+            f"only {minority} of the {n} observations are not of the most frequent "
             f"value; an interval needs {LEAST_MINORITY}"
         )
     return (
-        f"{once} of the {n} observations are of values seen once, so up to {found.unseen:.1%} of "
-        f"the probability may lie on values not seen; an interval needs at most {MOST_UNSEEN:.0%}"
+        f"{once} of the {n} observations are of values seen once, so up to "
+        f"{min(unseen, 1.0):.0%} of the probability may lie on values not seen; an "
+        f"interval needs at most {MOST_UNSEEN:.0%}"
     )

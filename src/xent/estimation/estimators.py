@@ -1,8 +1,8 @@
 """The estimators of entropy, as arithmetic on rows of counts, in nats.
 
 With counts n_i of m observed values and n = Σ n_i, each estimator is a sum over the observed
-values. Nothing here subtracts large sums: an entropy keeps its digits from one observation to
-10¹⁵, and from a sample of one value but for a single exception to one of equal counts.
+values in which nothing cancels: it keeps its digits for counts of any size, where all are equal
+and where all observations but one are of one value.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from xent.errors import OptionError
 __all__ = ["ESTIMATORS", "Tally", "estimator_named", "standard_error", "surprisals"]
 
 _EULER = 0.5772156649015329  # γ = −ψ(1)
+_DEPTH = 100  # of the continued fraction, which converges slowest where n·A is 2
 
 
-def surprisals(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the total of weights on the last axis, each one's share of it, and −log share.
+def surprisals(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the total of weights on the last axis, that without the largest, shares, −log shares.
 
     The largest share may be so near 1 that the rounded quotient has lost its logarithm; its
     surprisal is computed from the sum of the others. A weight of 0 has the surprisal +∞.
@@ -37,7 +38,7 @@ def surprisals(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     with np.errstate(divide="ignore"):
         told = -np.log(weights / total)
     np.put_along_axis(told, top, np.log1p(rest / largest), axis=-1)
-    return total[..., 0], weights / total, told
+    return total[..., 0], rest[..., 0], weights / total, told
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Tally:
     ----------
     counts
         Shape (..., K), float64 whole numbers; each row has an observation.
-    n
-        Σ counts, shape (...).
+    n, minority
+        Σ counts, and the same without the largest of them; shape (...).
     share, surprisal
         n_i/n and −log(n_i/n), 0 where the count is 0; shape (..., K).
     observed, singletons, doubletons
@@ -58,6 +59,7 @@ class Tally:
 
     counts: np.ndarray
     n: np.ndarray
+    minority: np.ndarray
     share: np.ndarray
     surprisal: np.ndarray
     observed: np.ndarray
@@ -67,11 +69,12 @@ class Tally:
     @classmethod
     def of(cls, counts: np.ndarray) -> Tally:
         """Tally counts on the last axis."""
-        n, share, told = surprisals(counts)
+        n, minority, share, told = surprisals(counts)
         some = counts > 0
         return cls(
             counts,
             n,
+            minority,
             share,
             np.where(some, told, 0.0),
             some.sum(axis=-1),
@@ -208,21 +211,23 @@ def _unseen_surprisal(tally: Tally) -> np.ndarray:
     tell by Turing's argument: 2f₂/((n − 1)f₁ + 2f₂), or 2/((n − 1)(f₁ − 1) + 2) for f₂ = 0.
 
     T = Σ_{j≥0} (1 − A)^(j+1)/(n + j). For A above ½ or 2/n it is the continued fraction of the
-    incomplete beta function; below, −log A − H_{n−1} + Σ_k (−1)^(k+1)·C(n − 1, k)·Aᵏ/k.
+    incomplete beta function; below, (1 − A)^(1−n) times −log A − H_{n−1} with the harmonic number
+    H_{n−1} = ψ(n) + γ, plus Σ_k (−1)^(k+1)·C(n − 1, k)·Aᵏ/k.
     """
     n, once = tally.n, tally.singletons
     twice = np.where(tally.doubletons > 0, tally.doubletons, 1)
     odd = (n - 1.0) * np.where(tally.doubletons > 0, once, np.maximum(once - 1, 0))
     share, rest = 2.0 * twice / (odd + 2.0 * twice), odd / (odd + 2.0 * twice)  # A and 1 − A
 
-    fraction = np.ones_like(rest)
+    most = np.minimum(2.0 / n, 0.5)
+    q = np.where(share > most, rest, 0.0)
+    fraction = np.ones_like(q)
     for k in range(_DEPTH, 0, -1):
         half = k // 2
         over = half * half if k % 2 == 0 else (n + half) ** 2
-        fraction = 1.0 - over * rest / ((n + k - 1.0) * (n + k)) / fraction
-    large = rest / n / fraction
+        fraction = 1.0 - over * q / ((n + k - 1.0) * (n + k)) / fraction
+    large = q / n / fraction
 
-    most = np.minimum(2.0 / n, 0.5)
     a = np.minimum(share, most)
     term, series = np.ones_like(a), np.zeros_like(a)
     for k in range(1, 28):
@@ -231,6 +236,3 @@ def _unseen_surprisal(tally: Tally) -> np.ndarray:
     scale = np.exp(-(n - 1.0) * np.log1p(-a))
     small = scale * (_logarithm_excess(n) - _EULER - np.log(n * a) + series)
     return np.where(share > most, large, small)
-
-
-_DEPTH = 100
