@@ -896,6 +896,15 @@ def test_under_the_null_small_p_values_are_as_rare_as_they_say():
         assert level - 4 * math.sqrt(level / 600) <= share <= level + 3 * math.sqrt(level / 600)
 
 
+def test_equal_samples_are_not_apart_at_all():
+    g = np.random.default_rng(9)
+    for _ in range(20):
+        counts = g.integers(1, 50, 13)
+        test = permutation_test_from_counts(counts, 3 * counts, permutations=9)
+        assert 0 <= test.value < 1e-15
+        assert test.p_value == 1.0
+
+
 def test_a_real_difference_is_found_by_both_statistics():
     g = np.random.default_rng(12)
     p, q = [0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]

@@ -216,7 +216,7 @@ def _test(
     order = np.lexsort((pair.p, pair.p + pair.q))
     order = order[(pair.p + pair.q)[order] > 0]
     p, q = pair.p[order], pair.q[order]
-    value = float(_statistic(p, q, alpha))
+    value = max(float(_statistic(p, q, alpha)), 0.0)  # equal samples may be off by rounding
     # The same samples in another order may differ by rounding, and count as equal.
     nearly = value * (1.0 - 1e-9) - 1e-14
     at_least, total = 0, 0.0
@@ -225,17 +225,17 @@ def _test(
         at_least += int(np.count_nonzero(by_chance >= nearly))
         total += float(by_chance.sum())
     return PermutationTest(
-        statistic,
-        float(from_nats(value, unit)),
-        float(from_nats(total / permutations, unit)),
-        (1 + at_least) / (1 + permutations),
-        at_least,
-        int(permutations),
-        pair.n_p,
-        pair.n_q,
-        p.size,
-        alpha,
-        unit,
+        statistic=statistic,
+        value=float(from_nats(value, unit)),
+        null_mean=float(from_nats(total / permutations, unit)),
+        p_value=(1 + at_least) / (1 + permutations),
+        at_least=at_least,
+        permutations=int(permutations),
+        n_p=pair.n_p,
+        n_q=pair.n_q,
+        alphabet_size=p.size,
+        smoothing=alpha,
+        unit=unit,
     )
 
 
