@@ -453,6 +453,13 @@ def test_an_interval_ends_at_the_logarithm_of_a_known_alphabet():
     assert exact.interval == (math.log(1000), math.log(1000))
 
 
+@pytest.mark.parametrize("size", [2**63, 2**64, 10**400])
+def test_an_alphabet_may_be_larger_than_any_integer_of_an_array(size):
+    counts = [30, 40, 50]
+    known, open_ = entropy_from_counts(counts, alphabet_size=size), entropy_from_counts(counts)
+    assert (known.interval, known.alphabet_size) == (open_.interval, size)
+
+
 @pytest.mark.parametrize("size", [2, 0, -1, 3.0, True, "3"])
 def test_an_alphabet_smaller_than_what_was_seen_is_refused(size):
     for call in (entropy_from_counts, entropy_from_samples):
@@ -670,6 +677,34 @@ def test_divergence_is_cross_entropy_less_the_plug_in(alpha):
             assert abs(mp.mpf(found) - truth) <= 1e-15 + 1e-14 * truth
 
 
+CLOSE_SAMPLES = [
+    ([1, 0], [10**15, 1]), ([3, 0], [10**12, 7]), ([1, 0], [10**60, 1]), ([10**8, 10**8 + 1], [10**8] * 2),
+    ([10**15, 1], [10**15, 2]), ([2**60 + 1, 1], [2**60, 1]), ([2**63 - 1, 5], [2**64 - 3, 10]),
+    ([10**99, 10**99 + 1], [10**99] * 2), ([7 * 10**9, 10**9, 3], [14 * 10**9, 2 * 10**9, 7]),
+    (range(10**6, 10**6 + 40), range(10**6 + 1, 10**6 + 41)), ([1, 10**12], [10**12, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1e-6, 1e-100, 1e100])
+def test_a_divergence_keeps_its_digits_however_near_to_zero(alpha):
+    with mp.workdps(500):
+        for p, q in [*TWO_SAMPLES, *CLOSE_SAMPLES]:
+            truth = exact_cross_entropy(p, q, alpha) - exact_plug_in(p)
+            found = kl_divergence_from_counts(p, q, smoothing=alpha).value
+            assert abs(mp.mpf(found) - truth) <= ROUNDING * truth, (p, q)
+
+
+@laws
+@given(st.lists(st.tuples(st.integers(1, 10**20), st.integers(-9, 9)), min_size=1, max_size=9))
+def test_a_divergence_of_nearly_equal_counts_keeps_its_digits(cells):
+    p, q = [a for a, _ in cells], [max(a + more, 1) for a, more in cells]
+    with mp.workdps(200):
+        truth = exact_cross_entropy(p, q, 0) - exact_plug_in(p)
+        assert (
+            abs(mp.mpf(kl_divergence_from_counts(p, q).value) - truth) <= ROUNDING * truth + 1e-150
+        )
+
+
 @laws
 @given(
     st.integers(1, 8).flatmap(
@@ -760,6 +795,29 @@ def test_mutual_information_is_the_formula_on_cells_with_and_without_observation
             parts = [value(c, name) for c in (table.sum(1), table.sum(0), table.ravel())]
             found = mutual_information_from_counts(table, estimator=name)
             assert found.value == pytest.approx(parts[0] + parts[1] - parts[2], abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [[10**15, 0], [0, 1]], [[10**15, 1], [1, 0]], [[10**8, 10**8], [10**8, 10**8 + 1]],
+        [[10**15, 10**3], [10**3, 5]], [[10**40, 10**20], [10**20, 2]], [[2**63, 1], [1, 1]],
+        [[1, 2], [3, 4]], [[5, 0, 0], [0, 6, 0], [0, 0, 7]],
+    ],
+)  # fmt: skip
+def test_mutual_information_keeps_its_digits_however_near_to_zero(table):
+    with mp.workdps(200):
+        n, rows, columns = (
+            mp.mpf(sum(map(sum, table))),
+            [sum(r) for r in table],
+            [*map(sum, zip(*table, strict=True))],
+        )
+        truth = mp.fsum(
+            k / n * mp.log(k * n / (rows[i] * columns[j]))
+            for i, row in enumerate(table) for j, k in enumerate(row) if k
+        )  # fmt: skip
+        found = mutual_information_from_counts(table, estimator="plug_in").value
+        assert abs(mp.mpf(found) - truth) <= ROUNDING * truth
 
 
 def test_miller_madow_takes_off_the_bias_of_independent_variables():

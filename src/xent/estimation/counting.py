@@ -11,6 +11,7 @@ import numpy as np
 from xent.errors import DistributionError, OptionError, ShapeError, TargetError
 
 __all__ = [
+    "EXACT_IN_INT64",
     "Counts",
     "Pair",
     "Sample",
@@ -20,6 +21,8 @@ __all__ = [
     "as_sample",
     "whole_numbers",
 ]
+
+EXACT_IN_INT64 = 2**62  # whole numbers below this, and their differences, fit
 
 _WEIGHTS_HINT = (
     "probabilities go to the functions of xent itself (xent.entropy, …): without the number of "
@@ -34,22 +37,27 @@ class Counts(NamedTuple):
     ----------
     values
         The distinct values; positions where the counts came as a plain vector.
-    counts
-        One for each value, float64 whole numbers ≥ 0.
+    whole
+        One count for each value, exact: int64, or Python's integers if their sum is 2⁶² or more.
     n
-        Their exact sum, at least 1.
+        Their sum, at least 1.
     by_position
         Whether the values are only the positions of a vector.
     """
 
     values: Sequence[Any]
-    counts: np.ndarray
+    whole: np.ndarray
     n: int
     by_position: bool = False
 
+    @property
+    def counts(self) -> np.ndarray:
+        """The counts as float64."""
+        return self.whole.astype(np.float64)
+
 
 class Pair(NamedTuple):
-    """Counts of the same values in two samples."""
+    """Counts of the same values in two samples, exact as those of `Counts`."""
 
     values: Sequence[Any]
     p: np.ndarray
@@ -71,7 +79,7 @@ class Sample(NamedTuple):
     def counts(self) -> Counts:
         """How often each value was observed."""
         counts = np.bincount(self.places, minlength=len(self.values))
-        return Counts(self.values, counts.astype(np.float64), self.places.size)
+        return Counts(self.values, counts.astype(np.int64), self.places.size)
 
 
 def as_sample(samples: Any, name: str) -> Sample:
@@ -233,7 +241,11 @@ def as_array(counts: Any, name: str) -> np.ndarray:
             f"Hint: {name}.filled(0) counts them as never seen."
         )
     try:
-        return np.asarray(counts)
+        array = np.asarray(counts)
+        if array.dtype.kind == "f" and (array >= 2.0**63).any() and not hasattr(counts, "dtype"):
+            # NumPy rounds a list of integers, some of which int64 cannot hold, to float64.
+            return np.asarray(counts, dtype=object)
+        return array
     except ValueError as error:  # rows of different lengths
         raise ShapeError(
             f"{name} must hold one count for each value: {error}. Hint: give a flat list."
@@ -243,12 +255,13 @@ def as_array(counts: Any, name: str) -> np.ndarray:
 def whole_numbers(
     given: np.ndarray, name: str, place_of: Callable[[int], str]
 ) -> tuple[np.ndarray, int]:
-    """Return numbers as float64 and their exact sum; `place_of` puts a flat index into words.
+    """Return numbers as exact integers, and their sum; `place_of` puts a flat index into words.
 
-    A float that is a whole number is one; a count above 2⁵³ is rounded to a float64, which changes
-    no estimate by more than rounding does.
+    A float that is a whole number is one. The integers are int64, or Python's where their sum is
+    2⁶² or more.
     """
     flat = given.ravel()
+    numbers: list[Any] | None = None
     if flat.dtype.kind not in "iufO" and flat.size:
         raise _no_count(flat[0], name, place_of(0))
     if flat.dtype.kind == "O":
@@ -256,8 +269,6 @@ def whole_numbers(
         for place, number in enumerate(numbers):
             if not _is_count(number):
                 raise _no_count(number, name, place_of(place))
-        n = sum(int(number) for number in numbers)
-        array = np.array([float(number) for number in numbers], dtype=np.float64)
     else:
         array = flat.astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -265,15 +276,22 @@ def whole_numbers(
         if not good.all():
             place = int(np.argmin(good))
             raise _no_count(flat[place], name, place_of(place))
-        small = float(array.sum()) < 2.0**53
-        n = int(array.sum()) if small else sum(int(number) for number in flat.tolist())
+        if float(array.sum()) >= 2.0**61:
+            numbers = flat.tolist()
+    if numbers is None:
+        whole = flat.astype(np.int64)
+        n = int(whole.sum())
+    else:
+        exact = [int(number) for number in numbers]
+        n = sum(exact)
+        whole = np.array(exact, dtype=np.int64 if n < EXACT_IN_INT64 else object)
     if n == 0:
         raise ShapeError(
             f"{name} must hold at least one observation: got "
-            f"{'no count at all' if not array.size else 'only zeros'}. "
+            f"{'no count at all' if not flat.size else 'only zeros'}. "
             "Hint: nothing can be estimated from nothing; drop empty groups first."
         )
-    return array.reshape(given.shape), n
+    return whole.reshape(given.shape), n
 
 
 def _is_count(number: Any) -> bool:
@@ -338,7 +356,7 @@ def as_pair(p: Counts, q: Counts, alphabet: Iterable[Any] | None = None) -> Pair
                 f"{len(p.values)} and {len(q.values)} of them. "
                 "Hint: give a value that one sample lacks a count of 0 there."
             )
-        return Pair(p.values, p.counts, q.counts, p.n, q.n)
+        return Pair(p.values, p.whole, q.whole, p.n, q.n)
     if alphabet is None:
         values = list(dict.fromkeys([*p.values, *q.values]))
     else:
@@ -349,8 +367,8 @@ def as_pair(p: Counts, q: Counts, alphabet: Iterable[Any] | None = None) -> Pair
 
 def _spread(sample: Counts, places: Mapping[Any, int]) -> np.ndarray:
     """Return the counts of a sample in the places of an alphabet."""
-    counts = np.zeros(len(places))
-    for value, count in zip(sample.values, sample.counts, strict=True):
+    counts = np.zeros(len(places), dtype=sample.whole.dtype)
+    for value, count in zip(sample.values, sample.whole, strict=True):
         if count:
             counts[places[value]] = count
     return counts
@@ -373,7 +391,7 @@ def _alphabet(alphabet: Any, p: Counts, q: Counts) -> list[Any]:
             "Hint: dict.fromkeys(alphabet) drops the repetitions."
         )
     for name, sample in (("p", p), ("q", q)):
-        for value, count in zip(sample.values, sample.counts, strict=True):
+        for value, count in zip(sample.values, sample.whole, strict=True):
             if count and value not in known:
                 raise OptionError(
                     f"alphabet must hold every observed value: got {value!r} in {name}, which it "

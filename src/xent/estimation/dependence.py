@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from xent import information
 from xent.errors import ShapeError
-from xent.estimation.counting import as_array, as_sample, whole_numbers
-from xent.estimation.estimators import Tally, estimator_named, plug_in
+from xent.estimation.counting import EXACT_IN_INT64, as_array, as_sample, whole_numbers
+from xent.estimation.estimators import Tally, divergence_excess, estimator_named, plug_in
 from xent.units import from_nats
 
 __all__ = [
@@ -167,20 +166,21 @@ def mutual_information_from_samples(
     width = len(y.values)
     pairs, counts = np.unique(x.places * width + y.places, return_counts=True)
     return _estimate(
-        pairs // width, pairs % width, counts.astype(np.float64), x.places.size, estimator, unit
+        pairs // width, pairs % width, counts.astype(np.int64), x.places.size, estimator, unit
     )
 
 
 def _estimate(
     x: np.ndarray, y: np.ndarray, counts: np.ndarray, n: int, estimator: str, unit: str
 ) -> MutualInformationEstimate:
-    """Estimate from the observed cells (x, y) and their counts."""
+    """Estimate from the observed cells (x, y) and their exact counts."""
     estimate = estimator_named(estimator)
-    of_x, of_y = np.bincount(x, weights=counts), np.bincount(y, weights=counts)
+    of_x, of_y = _sums(x, counts), _sums(y, counts)
     if estimate is plug_in:
-        nats = _plug_in(x, y, counts, of_x, of_y)
+        nats = _plug_in(counts, of_x[x], of_y[y], n)
     else:
-        h_x, h_y, h_xy = (float(estimate(Tally.in_order(c))) for c in (of_x, of_y, counts))
+        tallies = (Tally.in_order(c.astype(np.float64)) for c in (of_x, of_y, counts))
+        h_x, h_y, h_xy = (float(estimate(tally)) for tally in tallies)
         nats = h_x + h_y - h_xy
     return MutualInformationEstimate(
         float(from_nats(nats, unit)),
@@ -193,15 +193,22 @@ def _estimate(
     )
 
 
-def _plug_in(
-    x: np.ndarray, y: np.ndarray, counts: np.ndarray, of_x: np.ndarray, of_y: np.ndarray
-) -> float:
-    """Return D(joint‖product of the marginals), which keeps its digits near 0.
+def _sums(places: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the exact sums of the counts in each place."""
+    sums = np.zeros(int(places.max()) + 1, dtype=counts.dtype)
+    np.add.at(sums, places, counts)
+    return sums
+
+
+def _plug_in(counts: np.ndarray, of_x: np.ndarray, of_y: np.ndarray, n: int) -> float:
+    """Return D(joint‖product of the marginals) from the cells and the marginal counts of each.
 
     A table of two columns of names would be mostly empty: the cells without an observation are
     one symbol here, of probability 0 under the joint distribution.
     """
-    p = counts / counts.sum()
-    q = (of_x / counts.sum())[x] * (of_y / counts.sum())[y]
-    elsewhere = max(1.0 - float(q.sum()), 0.0)
-    return float(information.kl_divergence(np.append(p, 0.0), np.append(q, elsewhere)))
+    kind = np.int64 if n * n < EXACT_IN_INT64 else object
+    counts, of_x, of_y = (c.astype(kind) for c in (counts, of_x, of_y))
+    base, product = counts * n, of_x * of_y
+    excess = divergence_excess(product - base, base)
+    elsewhere = (n * n - int(product.sum())) / (n * n)
+    return float(((counts / n).astype(np.float64) * excess).sum() + elsewhere)

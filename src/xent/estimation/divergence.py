@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from xent import information
 from xent.errors import OptionError
-from xent.estimation.counting import Pair, as_counts, as_pair, as_sample
-from xent.estimation.estimators import surprisals
+from xent.estimation.counting import EXACT_IN_INT64, Pair, as_counts, as_pair, as_sample
+from xent.estimation.estimators import divergence_excess, surprisals
 from xent.units import from_nats
 
 __all__ = [
@@ -322,10 +321,7 @@ def require_smoothing(smoothing: Any) -> float:
 
 def _estimate(measure: str, pair: Pair, smoothing: Any, unit: str) -> DivergenceEstimate:
     alpha = require_smoothing(smoothing)
-    if measure == "cross_entropy":
-        nats = _cross_entropy(pair.p, pair.q + alpha)
-    else:
-        nats = float(information.kl_divergence(pair.p, pair.q + alpha, normalize=True))
+    nats = _cross_entropy(pair, alpha) if measure == "cross_entropy" else _divergence(pair, alpha)
     lacking = (pair.p > 0) & (pair.q == 0)
     return DivergenceEstimate(
         measure,
@@ -336,12 +332,26 @@ def _estimate(measure: str, pair: Pair, smoothing: Any, unit: str) -> Divergence
         pair.n_p,
         pair.n_q,
         tuple(pair.values[int(place)] for place in np.flatnonzero(lacking)),
-        float(pair.p[lacking].sum() / pair.p.sum()),
+        float(pair.p[lacking].sum() / pair.n_p),
     )
 
 
-def _cross_entropy(p: np.ndarray, q: np.ndarray) -> float:
+def _cross_entropy(pair: Pair, alpha: float) -> float:
     """Return −Σ p·log q of counts, each divided by its sum."""
-    *_, told = surprisals(q)
+    *_, told = surprisals(pair.q.astype(np.float64) + alpha)
+    seen = pair.p > 0
+    share = (pair.p[seen] / pair.n_p).astype(np.float64)
+    return float((share * told[seen]).sum())
+
+
+def _divergence(pair: Pair, alpha: float) -> float:
+    """Return Σ p·log(p/q) of counts, each divided by its sum, from their exact differences."""
+    added, scale = alpha.as_integer_ratio()
+    n_p, n_q = pair.n_p, pair.n_q * scale + added * len(pair.values)
+    kind = np.int64 if n_p * n_q < EXACT_IN_INT64 else object
+    p, q = pair.p.astype(kind), pair.q.astype(kind) * scale + added
     seen = p > 0
-    return float((p[seen] / p.sum() * told[seen]).sum())
+    base = p[seen] * n_q
+    excess = divergence_excess(q[seen] * n_p - base, base)
+    # A value that only the second sample has adds its q to Σ(q − p).
+    return float(((p[seen] / n_p).astype(np.float64) * excess).sum() + q[~seen].sum() / n_q)

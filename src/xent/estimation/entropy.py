@@ -7,6 +7,7 @@ docs/estimation.md, and everything else gets the reason instead.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ def interval_of(tally: Tally, alphabet_size: int | None = None) -> Interval:
     half = _Z * np.sqrt(error**2 + (2.0 + (apart * apart).sum(axis=-1)) / (n * n)) + estimated
     upper = centre + half + further * (1.0 + np.log(n))
     if alphabet_size is not None:
-        upper = np.minimum(upper, np.log(alphabet_size))
+        upper = np.minimum(upper, math.log(alphabet_size))
     lower = np.minimum(centre - half, upper)
     unseen = estimated + further
     given = (tally.minority >= LEAST_MINORITY) & (unseen <= MOST_UNSEEN)

@@ -17,7 +17,14 @@ import numpy as np
 
 from xent.errors import OptionError
 
-__all__ = ["ESTIMATORS", "Tally", "estimator_named", "standard_error", "surprisals"]
+__all__ = [
+    "ESTIMATORS",
+    "Tally",
+    "divergence_excess",
+    "estimator_named",
+    "standard_error",
+    "surprisals",
+]
 
 _EULER = 0.5772156649015329  # γ = −ψ(1)
 _DEPTH = 100  # of the continued fraction, which converges slowest where n·A is 2
@@ -39,6 +46,26 @@ def surprisals(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         told = -np.log(weights / total)
     np.put_along_axis(told, top, np.log1p(rest / largest), axis=-1)
     return total[..., 0], rest[..., 0], weights / total, told
+
+
+def divergence_excess(above: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return d − log(1 + d) for d = above/base, exact integers with base > 0 and above ≥ −base.
+
+    It is never negative, and +∞ for d = −1. With d = (q − p)/p a divergence Σ p·log(p/q) is
+    Σ p·(d − log(1 + d)), because Σ(q − p) = 0, and nothing cancels in that sum. The difference of
+    two rounded shares has lost digits; that of exact integers has not.
+
+    With v = d/(2 + d) it is d·v − 2·(artanh v − v): the series for |v| ≤ 1/5, where the plain
+    formula would cancel.
+    """
+    d = (above / base).astype(np.float64)
+    v = np.clip(d / (2.0 + d), -0.2, 0.2)
+    v2 = v * v
+    tail = functools.reduce(lambda series, k: series * v2 + 1.0 / k, range(27, 1, -2), 0.0 * v)
+    near = d * v - 2.0 * v * v2 * tail
+    with np.errstate(divide="ignore"):
+        far = d - np.log(((base + above) / base).astype(np.float64))
+    return np.where(np.abs(d) <= 0.2 * (2.0 + d), near, far)
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _test(
     # In the order of their counts, so that neither names nor their order change the p-value.
     order = np.lexsort((pair.p, pair.p + pair.q))
     order = order[(pair.p + pair.q)[order] > 0]
-    p, q = pair.p[order], pair.q[order]
+    p, q = (counts[order].astype(np.float64) for counts in (pair.p, pair.q))
     value = max(float(_statistic(p, q, alpha)), 0.0)  # equal samples may be off by rounding
     # The same samples in another order may differ by rounding, and count as equal.
     nearly = value * (1.0 - 1e-9) - 1e-14
