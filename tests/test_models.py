@@ -119,11 +119,6 @@ def test_features_rounded_on_the_way_do_not_move_the_optimum(digits, monkeypatch
     # Offsets that float32 does not hold: the corrections have something to correct.
     far = SoftmaxRegression().fit(x + 1000.0, y)
     assert objective(far, x + 1000.0, y) <= truth * (1.0 + 1e-8)
-    # Features that float32 does not hold at all are left as they are.
-    seen.clear()
-    with pytest.warns(ConvergenceWarning):
-        SoftmaxRegression(max_iter=3, C=np.inf).fit(x * 1e30, y)
-    assert not seen
 
 
 def test_float32_stays_float32(digits):
@@ -317,9 +312,9 @@ def test_steps_are_shown_on_stderr_where_asked(digits, capsys):
     ("options", "text"),
     [
         ({"loss": "hinge"}, "loss must be 'cross_entropy' or 'squared_error': got 'hinge'"),
-        ({"C": 0.0}, "C must be a number above 0: got 0.0"),
-        ({"C": np.nan}, "C must be a number above 0: got nan"),
-        ({"tol": -1.0}, "tol must be a number above 0: got -1.0"),
+        ({"C": 0.0}, "C must be a number of 1e-100 or more: got 0.0"),
+        ({"C": np.nan}, "C must be a number of 1e-100 or more: got nan"),
+        ({"tol": -1.0}, "tol must be a number of 1e-100 or more: got -1.0"),
         ({"max_iter": 0}, "max_iter must be a whole number above 0: got 0"),
         ({"max_iter": 2.5}, "max_iter must be a whole number above 0: got 2.5"),
     ],
@@ -335,7 +330,5 @@ def test_targets_and_weights_are_checked(digits):
         SoftmaxRegression().fit(x, np.full(len(y), 4))
     with pytest.raises(ValueError, match="at least one non-zero number"):
         SoftmaxRegression().fit(x, y, np.zeros(len(y)))
-    with pytest.raises(OptionError, match="positive, finite sum: got inf"):
-        SoftmaxRegression().fit(x, y, np.full(len(y), 1e308))
     with pytest.raises(ValueError, match="Negative values"):
         SoftmaxRegression().fit(x, y, -np.ones(len(y)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import scipy.linalg
 import scipy.optimize
 import scipy.sparse
 
-from xent.models.objective import Objective
+from xent.models.objective import Objective, sizes
 
 __all__ = ["Iteration", "Metric", "Search"]
 
@@ -24,6 +25,10 @@ ROWS = 8
 """Rows a feature from which the whole says enough to be worth its cost."""
 FLOOR = 1e-5
 """The part of Böhning's bound that is added to the second derivative."""
+NUDGES = 10
+"""Steps at most where the objective shows no more progress, but its gradient may."""
+LIKE = 1.5
+"""How many times the objective of the rows at hand may be that of all, and be taken for theirs."""
 
 
 class Iteration(NamedTuple):
@@ -44,18 +49,18 @@ class Iteration(NamedTuple):
     seconds: float
 
 
-def _sizes(moments: Any) -> Any:
-    sizes = np.sqrt(moments)
-    return np.where(sizes > 0.0, sizes, 1.0)
-
-
 def _root(moments: Any, dtype: Any) -> Any:
     """Return R with RᵀR a matrix of moments, computed in some type, in whatever units."""
-    sizes = _sizes(np.diag(moments))
-    scaled = moments / np.outer(sizes, sizes)
+    size = sizes(np.maximum(np.diag(moments), 0.0))
+    scaled = moments / np.outer(size, size)
     # Features that repeat each other have no root but for a little.
-    scaled[np.diag_indices(len(sizes))] = 1.0 + (1e-5 if dtype == np.float32 else 1e-10)
-    return np.asfortranarray(scipy.linalg.cholesky(scaled) * sizes)
+    little = 1e-5 if dtype == np.float32 else 1e-10
+    while True:
+        scaled[np.diag_indices(len(size))] = 1.0 + little
+        try:
+            return np.asfortranarray(scipy.linalg.cholesky(scaled) * size)
+        except scipy.linalg.LinAlgError:
+            little *= 100.0  # at the number of features at the latest there is one
 
 
 class _Coordinates:
@@ -63,11 +68,13 @@ class _Coordinates:
 
     Features are taken from their means, which the intercepts b' = b + W·mean take up; what V is
     of W and b' is a subclass's to say, by a square root R of something like the second derivative.
+    Constant features have no slope: the intercepts do what they could, and rounding is no slope.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, constant: Any) -> None:
         self.d = objective.x.shape[1]
-        self.mean = objective.mean + objective.centre
+        self.mean = objective.mean * objective.unit + objective.centre
+        self.constant = constant
 
     def coefficients(self, v: Any) -> Any:
         """Return W and b of V."""
@@ -86,6 +93,7 @@ class _Coordinates:
         gradient = gradient.copy()
         if gradient.shape[1] > self.d:
             gradient[:, : self.d] -= gradient[:, self.d :] * self.mean
+        gradient[:, : self.d][:, self.constant] = 0.0
         return self._across(gradient)
 
     def _in(self, w: Any) -> Any:
@@ -109,20 +117,17 @@ class Metric(_Coordinates):
     """
 
     def __init__(self, objective: Objective) -> None:
-        super().__init__(objective)
+        super().__init__(objective, objective.variances == 0.0)
         x = objective.x
         self.root: Any
         few_rows = self.d > NARROW and self.d * ROWS > len(objective.y)
         if scipy.sparse.issparse(x) or self.d > WIDE or few_rows:
-            rows = len(objective.y)
-            share = np.full(rows, 1.0 / rows) if objective.weight is None else objective.weight
-            squares = x.multiply(x) if scipy.sparse.issparse(x) else (x - objective.mean) ** 2
-            moments = np.asarray(squares.T @ share, np.float64).ravel()
-            self.root = _sizes(0.5 * moments + objective.penalty)
+            moments = objective.variances * objective.unit**2
+            self.root = sizes(0.5 * moments + objective.penalty)
         else:
             moments = 0.5 * objective.second_moments()[: self.d, : self.d]
             moments[np.diag_indices(self.d)] += objective.penalty
-            self.root = _root(moments, x.dtype)
+            self.root = _root(moments, objective.dtype)
 
     def moments(self) -> Any:
         """Return RᵀR."""
@@ -161,15 +166,41 @@ class Curvature(_Coordinates):
     """
 
     def __init__(self, objective: Objective, w: Any, metric: Metric) -> None:
-        super().__init__(objective)
+        super().__init__(objective, metric.constant)
         wide = w.shape[1]
+        self.value = objective(w)[0]
         second = objective.second_derivative(w)
-        # Where the rows at hand hardly curve, the bound says how far a step may go.
+        self._second = second.copy()
+        # Where the rows at hand hardly curve, a part of the bound says how far a step may go: as
+        # much less than the bound as the second derivative is elsewhere.
         floor = np.diag(np.full(wide, 0.5))
         floor[: self.d, : self.d] = metric.moments()
+        bound = np.tile(np.diag(floor), w.shape[0])
+        floor *= FLOOR * float(np.mean(np.diag(second) / bound))
         for k in range(0, len(second), wide):
-            second[k : k + wide, k : k + wide] += FLOOR * floor
-        self.root = _root(second, objective.x.dtype)
+            second[k : k + wide, k : k + wide] += floor
+        self.root = _root(second, np.float64)
+
+    @cached_property
+    def _bare(self) -> Any:
+        return _root(self._second, np.float64)
+
+    def gain(self, slope: Any) -> float:
+        """Return how much less than here the objective's second-order model is at its least.
+
+        ½·gᵀ·H⁻¹·g with g the gradient that has the slope ∂F/∂V, and without the bound's part.
+        """
+        gradient = slope.ravel() @ self.root
+        left = scipy.linalg.blas.dtrsv(self._bare, gradient, trans=1)
+        return 0.5 * float(left @ left)
+
+    def resembles(self, value: float) -> bool:
+        """Return whether this is about the second derivative where the objective is `value`.
+
+        Not so where the losses have become much smaller since, and with them their curvature, nor
+        where those of the rows at hand are not like those of all.
+        """
+        return value / LIKE <= self.value <= value * LIKE
 
     def _in(self, w: Any) -> Any:
         return (self.root @ w.ravel()).reshape(w.shape)
@@ -204,40 +235,49 @@ class Search:
         coordinates: Curvature | None = None,
         gain: float = np.inf,
         steps: int | None = None,
+        trials: int = 40,
     ) -> Any:
         """Return where the objective, and ⟨pull, W⟩, is least, from W on.
 
         With `pull` the difference of two objectives' gradients at W, that is to first order the
         minimum of the other. In coordinates of the curvature the search goes on until what is left
-        to gain, half of the slope's square, is also less than `gain` of the objective. `settled`
-        tells whether it ended so, not for want of `steps` or of progress.
+        to gain is also less than `gain` of the objective. `settled` tells whether it ended so, not
+        for want of `steps`, or of one among so many `trials` that lowers the objective.
         """
         chosen = self.metric if coordinates is None else coordinates
-        latest = [0.0, 0.0]
+        most = self.left if steps is None else min(steps, self.left)
+        origin = w
+        latest, wanted = [0.0, 0.0], [gain]
 
         def evaluated(here: Any) -> tuple[float, Any]:
             value, gradient = objective(here)
-            value += float(np.sum(pull * (here - w)))
             gradient = gradient + pull
             slope = chosen.slope(gradient).ravel()
             latest[:] = value, self.norm(gradient)
-            left = 0.0 if coordinates is None else 0.5 * float(slope @ slope)
-            self.settled = latest[1] <= tol and left <= gain * abs(value)
+            value += float(np.sum(pull * (here - origin)))
+            self.settled = latest[1] <= tol and (
+                coordinates is None or coordinates.gain(slope) <= wanted[0] * abs(value)
+            )
             return value, slope
+
+        def ended() -> bool:
+            return self.settled
 
         def stepped(*_: Any) -> None:
             self._note(*latest)
-            if self.settled:
+            if ended():
                 raise StopIteration
 
         start = [evaluated(w)]
         if not self.history:
             self._note(*latest)
-        if self.settled or self.left == 0:
+        if ended() or most == 0:
             # The last step, by this objective: another one took it.
             last = self.history[-1]
             self.history[-1] = last._replace(loss=latest[0], gradient_norm=latest[1])
             return w
+        # A search goes on a little further than it must, so that another one from its end agrees.
+        wanted[0] = gain / 4
         # The optimiser's first step has length 1, whatever the slope: let that be the slope's.
         unit = float(np.linalg.norm(start[0][1]))
 
@@ -255,15 +295,33 @@ class Search:
             method="L-BFGS-B",
             callback=stepped,
             options={
-                "maxiter": self.left if steps is None else min(steps, self.left),
+                "maxiter": most,
                 "gtol": 0.0,
                 "ftol": 0.0,
                 "maxcor": 20,
-                "maxls": 10,
+                "maxls": trials,
             },
         )
         self.left -= result.nit
-        return coefficients(result.x)
+        w = coefficients(result.x)
+        if ended() and result.nit:
+            return w
+        # It stopped at a step, which need not be what was evaluated last.
+        slope = evaluated(w)[1]
+        for _ in range(0 if ended() else min(NUDGES, most - result.nit)):
+            # The objective's rounding hides how little it falls: let the gradient judge.
+            norm = latest[1]
+            there = chosen.coefficients(chosen.coordinates(w) - slope.reshape(w.shape))
+            slope = evaluated(there)[1]
+            if not latest[1] < norm:
+                evaluated(w)
+                break
+            w = there
+            self.left -= 1
+            self._note(*latest)
+            if ended():
+                break
+        return w
 
     def begin(self, objective: Callable[[Any], tuple[float, Any]], w: Any) -> None:
         """Note where the search begins."""

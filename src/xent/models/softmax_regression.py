@@ -14,6 +14,7 @@ import inspect
 import numbers
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -25,16 +26,14 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from xent.errors import OptionError
-from xent.models.objective import Objective
+from xent.errors import LogitError, OptionError
+from xent.models.objective import CONSTANT, LARGEST_WEIGHT_RATIO, Objective
 from xent.models.search import Curvature, Metric, Search
 
 __all__ = ["SoftmaxRegression"]
 
 MANY = 1 << 15
 """Entries of X from which float64 features are first rounded to float32."""
-LARGE = 1e15
-"""The size of features whose squares float32 can still add."""
 ROUGH = 2e-6
 """The least gradient that scores of float32 can tell from none."""
 GAIN = 1e-9
@@ -53,6 +52,8 @@ COEFFICIENTS = 4096
 """Coefficients up to which the second derivative is computed at all."""
 TURN = 20
 """Steps after which the second derivative is computed anew."""
+LEAST = 1e-100
+"""What is no smaller has an inverse that can be multiplied by something."""
 PAYS = 2500
 """Coefficients up to which computing it from all of the rows costs less than the steps it saves."""
 
@@ -82,8 +83,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         The largest entry of the gradient of F at which the search ends, in coordinates in which
         half of the features' second moments are the identity. So it does not depend on the
         features' units. Where the Hessian is computed, less than 1e-9 of F may be left to gain too.
+        A `ConvergenceWarning` says when that was not reached, be it for `max_iter` or rounding.
     max_iter
-        Steps at most; a `ConvergenceWarning` says when they did not suffice.
+        Steps at most.
     warm_start
         Whether to begin at the last fit's coefficients, if there are any of this shape.
     verbose
@@ -94,7 +96,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_
         The labels (K,), sorted.
     coef_, intercept_
-        W (K, d) and b (K,); (1, d) and (1,) for two classes. float32 for float32 features.
+        W (K, d) and b (K,); (1, d) and (1,) for two classes. float32 for float32 features: they are
+        rounded at the end, which costs features far from 0 digits that their scores would need.
     n_iter_
         Steps taken, as an array of one; those for a sample of the rows are not counted.
     history_
@@ -119,8 +122,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     -----
     L-BFGS in the metric of Böhning's bound of the Hessian [1]_ until near the minimum, and then in
     that of the Hessian there, if the coefficients are few enough to compute it. Of many rows a
-    sample serves for both, and features of float64 are rounded to float32 on the way; the last
-    steps are taken with all rows as given. So neither has a part in where the search ends.
+    sample serves for both, and on the way features are centred and rounded to float32; the last
+    steps are taken with all rows as given, in float64. So neither has a part in where the search
+    ends.
 
     References
     ----------
@@ -168,15 +172,17 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "Hint: the loss that a linear classifier is made for is 'cross_entropy'"
             )
         defaults = inspect.signature(type(self)).parameters
-        for name, kind, words in (
-            ("C", numbers.Real, "a number"),
-            ("tol", numbers.Real, "a number"),
-            ("max_iter", numbers.Integral, "a whole number"),
+        for name, kind, least, words in (
+            ("C", numbers.Real, LEAST, f"a number of {LEAST:g} or more"),
+            ("tol", numbers.Real, LEAST, f"a number of {LEAST:g} or more"),
+            ("max_iter", numbers.Integral, 1, "a whole number above 0"),
+            ("verbose", numbers.Integral, 0, "0, 1 or 2"),
         ):
             value = getattr(self, name)
-            if not (isinstance(value, kind) and float(value) > 0.0):
+            boolean = isinstance(value, (bool, np.bool_)) and name != "verbose"
+            if boolean or not (isinstance(value, kind) and float(value) >= least):
                 raise OptionError(
-                    f"{name} must be {words} above 0: got {value!r}. "
+                    f"{name} must be {words}: got {value!r}. "
                     f"Hint: the default is {defaults[name].default!r}"
                 )
 
@@ -197,15 +203,27 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "Hint: was the table sorted by label before it was split?"
             )
         weight, total = self._weights(X, y, indices, sample_weight)
+        penalty = 1.0 / self.C / total
+        if not penalty < 1.0 / LEAST:
+            raise OptionError(
+                f"C times the sum of the weights must be more than {LEAST:g}: got C={self.C:g} and "
+                f"weights that sum to {total:g}. Hint: raise C"
+            )
+        x = X
+        if scipy.sparse.issparse(X):
+            # float32 cannot be centred without becoming dense; and the caller's stays as it is.
+            x = X.astype(np.float64)
+            x.sum_duplicates()
         objective = Objective(
-            X,
+            x,
             indices,
             weight,
             1 if classes == 2 else classes,
             bool(self.fit_intercept),
-            1.0 / (self.C * total),
+            penalty,
             self.loss == "squared_error",
         )
+        _require_ordinary(objective)
         w = self._minimised(objective, self._start(objective), began)
         d = X.shape[1]
         self.coef_ = w[:, :d].astype(X.dtype)
@@ -218,56 +236,78 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return None, float(len(indices))
         own = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if self.class_weight is not None:
+            if isinstance(self.class_weight, Mapping):
+                _require_weights(self.class_weight)
             with np.errstate(divide="ignore"):
                 by_class = compute_class_weight(
                     self.class_weight, classes=self.classes_, y=y, sample_weight=own
                 )
             own = own * np.where(by_class < np.inf, by_class, 0.0)[indices]  # ∞ of no rows
-        with np.errstate(over="ignore"):
-            total = float(own.sum())
-        if not 0.0 < total < np.inf:
+        most = float(own.max())
+        if not 0.0 < most < np.inf:
             raise OptionError(
-                f"weights must have a positive, finite sum: got {total:g}. "
-                "Hint: only their ratios to each other and to 1/C matter"
+                f"the largest weight must be positive and finite: got {most:g}. "
+                "Hint: only the weights' ratios to each other and to 1/C matter"
             )
-        return own / total, total
+        least = float(own.min(where=own > 0.0, initial=most))
+        if least * LARGEST_WEIGHT_RATIO < most:
+            raise OptionError(
+                "a weight must be 0 or within a factor of "
+                f"{LARGEST_WEIGHT_RATIO:g} of the largest, {most:g}: got {least:g} at row "
+                f"{int(np.argmax(own == least))} (sample weight times class weight). "
+                "Hint: beside the largest it counts for nothing, so give it the weight 0"
+            )
+        # Relative to the largest, or the sum of many could be infinite.
+        own = own / most
+        total = float(own.sum())
+        return own / total, total * most
 
     def _start(self, objective: Objective) -> Any:
         w = np.zeros(objective.shape)
         if self.warm_start and hasattr(self, "coef_"):
             d = self.coef_.shape[1]
             if self.coef_.shape == (objective.outputs, objective.x.shape[1]):
-                w[:, :d] = self.coef_
+                w[:, :d] = np.where(objective.variances > 0.0, self.coef_, 0.0)
                 if self.fit_intercept:
                     w[:, d] = self.intercept_
+                try:
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        objective(w)
+                except LogitError:  # with these features its scores are beyond all numbers
+                    w[:] = 0.0
         return w
 
     def _minimised(self, objective: Objective, w: Any, began: float) -> Any:
         """Return W at the minimum, from a start."""
-        exact = objective.x.dtype == np.float64
-        size = objective.x.nnz if scipy.sparse.issparse(objective.x) else objective.x.size
-        rough = objective
-        if exact and size >= MANY and max(objective.x.max(), -objective.x.min()) < LARGE:
-            rough = objective.in_float32()
-        metric = Metric(rough)
-        search = Search(metric, began, self.max_iter, self.verbose)
+        dense = not scipy.sparse.issparse(objective.x)
+        rough = objective.in_float32() if dense and objective.x.size >= MANY else objective
+        search = Search(Metric(rough), began, self.max_iter, int(self.verbose))
         if self._curves(rough, w.size):
             w = self._by_curvature(rough, objective, search, w)
         else:
             w = self._by_bound(rough, objective, search, w)
         self.history_ = search.history
         self.n_iter_ = np.array([self.max_iter - search.left], dtype=np.int32)
-        reached = search.history[-1].gradient_norm
-        if reached > (self.tol if search.left == 0 else 100.0 * max(self.tol, ROUGH)):
-            steps = f"max_iter={self.max_iter}" if search.left == 0 else f"{self.n_iter_[0]}"
-            warnings.warn(
-                f"{steps} steps left a gradient of "
-                f"{reached:.2g}, above tol={self.tol:g}. "
-                "Hint: raise max_iter, or standardise the features",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        if not search.settled:
+            self._warn(search)
         return w
+
+    def _warn(self, search: Search) -> None:
+        reached = search.history[-1].gradient_norm
+        if search.left == 0:
+            said, hint = f"max_iter={self.max_iter} steps", "raise max_iter"
+        else:
+            said, hint = f"{self.n_iter_[0]} steps, after which rounding hid the way,", "raise tol"
+        left = (
+            f"a gradient of {reached:.2g}, above tol={self.tol:g}"
+            if reached > self.tol
+            else f"more than {GAIN:g} of the objective to gain"
+        )
+        warnings.warn(
+            f"{said} left {left}. Hint: {hint}, standardise the features, or lower C",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
 
     def _curves(self, objective: Objective, coefficients: int) -> bool:
         """Return whether the second derivative is worth its price."""
@@ -277,42 +317,52 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _by_curvature(self, rough: Objective, exact: Objective, search: Search, w: Any) -> Any:
         """Return W at the minimum, in the coordinates of the second derivative near it."""
-        size = SAMPLE
+        size, warm = SAMPLE, bool(w.any())
         part = rough.sample(size)
         if part is rough:
             w = search.run(rough, w, max(self.tol, NEAR))
-        elif not w.any():
+        elif not warm:
             search.begin(rough, w)
             w = Search(search.metric, 0.0, NEAR_STEPS, 0).run(part, w, NEAR)
         coordinates = Curvature(part, w, search.metric)
-        for objective in [rough] if rough is exact else [rough, exact]:
-            tol, gain = self.tol, GAIN if objective.penalty > 0.0 else np.inf
-            if objective.x.dtype == np.float32:
-                tol, gain = np.inf, NOISE / np.sqrt(len(objective.y))
+        last: dict[str, Any] = {"tol": self.tol, "gain": GAIN if exact.penalty > 0.0 else np.inf}
+        noise = NOISE / np.sqrt(len(exact.y))
+        stages: list[tuple[Objective, dict[str, Any]]] = [(exact, last)]
+        if rough is not exact:
+            stages.insert(0, (rough, {"tol": np.inf, "gain": noise, "trials": 10}))
+            if warm:  # from the minimum itself rounded features may only lead away
+                search.run(exact, w, coordinates=coordinates, steps=0, **last)
+                if search.settled:
+                    return w
+        for objective, goal in stages:
             while True:
                 before = search.left
-                w = search.run(objective, w, tol, coordinates=coordinates, gain=gain, steps=TURN)
-                if search.settled or before - search.left < TURN:
+                w = search.run(objective, w, coordinates=coordinates, steps=TURN, **goal)
+                moved, like = before - search.left, coordinates.resembles(search.history[-1].loss)
+                if objective is not exact and (search.settled or moved < TURN):
+                    break  # float32 shows no more
+                if like and (search.settled or moved == 0):
                     break
-                # What the sample did not show, more rows may.
-                size *= 4
-                coordinates = Curvature(rough.sample(size), w, search.metric)
+                if search.left == 0 or (moved == 0 and part is rough):
+                    break
+                if moved in (0, TURN) and part is not rough:
+                    # What the sample did not show, more rows may.
+                    size *= 4
+                    part = rough.sample(size)
+                coordinates = Curvature(part, w, search.metric)
         return w
 
     def _by_bound(self, rough: Objective, exact: Objective, search: Search, w: Any) -> Any:
         """Return W at the minimum, in the coordinates of Böhning's bound."""
-        if rough.x.dtype == np.float32:
-            w = search.run(rough, w, max(self.tol, ROUGH))
         if rough is not exact:
+            w = search.run(rough, w, max(self.tol, ROUGH))
             for _ in range(CORRECTIONS):
                 gradient = exact(w)[1]
                 if search.norm(gradient) <= self.tol or search.left == 0:
                     break
                 pull = gradient - rough(w)[1]
                 w = search.run(rough, w, max(self.tol, ROUGH / 10), pull=pull)
-        if exact.x.dtype == np.float64:
-            w = search.run(exact, w, self.tol)
-        return w
+        return search.run(exact, w, self.tol)
 
     def decision_function(self, X: Any) -> Any:
         """Return the scores (n, K), or (n,) for two classes."""
@@ -340,3 +390,34 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if scores.ndim == 1:
             return scipy.special.log_expit(np.stack([-scores, scores], axis=1))
         return scipy.special.log_softmax(scores, axis=1)
+
+
+def _require_weights(class_weight: Mapping[Any, Any]) -> None:
+    for label, weight in class_weight.items():
+        if not (isinstance(weight, numbers.Real) and 0.0 <= float(weight) < np.inf):
+            raise OptionError(
+                f"class_weight must hold finite numbers of 0 or more: got {weight!r} for class "
+                f"{label!r}. Hint: 'balanced' weighs classes inversely to their rows"
+            )
+
+
+def _require_ordinary(objective: Objective) -> None:
+    """Refuse features whose squares are no ordinary floats: nothing could tell how long they are.
+
+    Raises
+    ------
+    OptionError
+        If there is one.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        variances = objective.variances
+    odd = np.flatnonzero(~((variances > 1e-280) & (variances < 1e280)))
+    for column in odd:
+        x = objective.x[:, [int(column)]]
+        x = x.toarray() if scipy.sparse.issparse(x) else x
+        apart = float(np.max(np.abs(x / 4 - x[0] / 4)))
+        if apart > 0.0 and not CONSTANT * np.max(np.abs(x)) > apart:
+            raise OptionError(
+                "features must vary by more than 1e-140 and by less than 1e140: got "
+                f"{4.0 * apart:g} in column {int(column)}. Hint: standardise the features"
+            )
