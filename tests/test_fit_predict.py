@@ -832,3 +832,64 @@ def test_the_report_has_no_control_codes_of_the_table(tmp_path):
     text = render_fit(model)
     assert "\x1b" not in text
     assert "x\\x1b[31m" in text
+
+
+# ---- numbers at the edge -------------------------------------------------------------------------
+
+
+def test_integers_that_floats_cannot_tell_apart_are_said_to_be_so(tmp_path):
+    rows = [f"{2**60 + i},{i % 7},0.1234567,{'ab'[i % 2]}" for i in range(80)]
+    model = fit_table(csv_of(tmp_path, ["big,x,same,y", *rows]), target="y", validation=QUICK)
+    reasons = {dropped.column: dropped.reason for dropped in model.summary.dropped}
+    assert reasons == {
+        "big": "is 1.152921504606847e+18 in every row to the 16 digits of a float",
+        "same": "is 0.1234567 in every row",
+    }
+
+
+def test_large_weights_of_large_numbers_do_not_overflow(tmp_path):
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    rows = [
+        f"{float(a - 0.5) * 2e150!r},{1e90 * float(1 + b)!r},{b}"
+        for a, b in zip(random.random(60), y, strict=True)
+    ]
+    path = csv_of(tmp_path, ["x,w,y", *rows])
+    model = fit_table(path, target="y", weights="w", validation=QUICK)
+    assert 1e149 < model.features[0].scale < 1e150
+    assert np.isfinite(model.predict_proba(path)).all()
+    assert json.loads(model.to_json())["features"][0]["scale"] == model.features[0].scale
+
+
+def test_weights_too_far_apart_are_refused_by_column_and_row(tmp_path):
+    rows = [f"{i},{1e-25 if i == 7 else 1},{i % 2}" for i in range(60)]
+    path = csv_of(tmp_path, ["x,w,y", *rows])
+    with pytest.raises(
+        TableError, match=r"within a factor of 1e\+12 of the largest, 1: got '1e-25' in data row 8"
+    ):
+        fit_table(path, target="y", weights="w", validation=QUICK)
+
+
+@pytest.mark.parametrize("odd", ["01", "-007", "1_000"])
+def test_digits_that_may_be_codes_are_refused_with_the_flag_that_settles_it(odd, tmp_path, capsys):
+    rows = [f"{[odd, '12', '30'][i % 3]},{i},{'ab'[i % 2]}" for i in range(60)]
+    path = csv_of(tmp_path, ["zip,x,y", *rows])
+    assert main(["fit", str(path), "--target", "y", "-o", str(tmp_path / "m.json")]) == 2
+    said = capsys.readouterr().err
+    assert f"column 'zip' of {str(path)!r} must hold numbers or categories: got {odd!r}" in said
+    assert "--categorical 'zip' if they are codes" in said
+    model = fit_table(path, target="y", categorical="zip", validation=QUICK)
+    assert set(model.features[-1].categories) == {odd, "12", "30"}
+
+
+def test_fractions_that_begin_with_a_zero_are_numbers(tmp_path):
+    rows = [f"{['0.5', '0', '-0.25', '0e3'][i % 4]},{'ab'[i % 2]}" for i in range(60)]
+    model = fit_table(csv_of(tmp_path, ["x,y", *rows]), target="y", validation=QUICK)
+    assert model.features[0].kind == "numeric"
+
+
+def test_labels_that_few_rows_share_are_no_matter_of_scikit_learns(tmp_path):
+    rows = [f"{i},{i % 12}" for i in range(20)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_table(csv_of(tmp_path, ["x,y", *rows]), target="y", validation=QUICK)

@@ -445,3 +445,24 @@ def test_it_runs_as_a_program():
         "entropy  1 bits\n  p: 2 numbers\n",
         "",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        ("0.5,,0.5", "got nothing before or after a comma"),
+        ("0.5,0.5,", "got nothing before or after a comma"),
+        (",1", "got nothing before or after a comma"),
+        ("1e-400,1", "got '1e-400'"),
+        ("0_5,0.5", "got '0_5'"),
+    ],
+)
+def test_numbers_that_would_be_read_as_others_are_refused(words, got, capsys):
+    assert main(["measure", "entropy", words]) == 2
+    assert got in capsys.readouterr().err
+    assert main(["measure", "kl", "--p", "0.5,0.5", "--q", words]) == 2
+    assert got in capsys.readouterr().err
+
+
+def test_zeros_are_numbers_however_they_are_spelt(capsys):
+    assert measured(capsys, "entropy", "0e-500, 1 -0.0")["value"] == 0.0

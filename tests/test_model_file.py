@@ -159,3 +159,16 @@ def test_a_file_that_is_not_there_is_a_model_error(tmp_path):
     for path in (tmp_path / "no.json", tmp_path, "zero\0byte"):
         with pytest.raises(ModelError, match=r"cannot be read.*Hint: "):
             TableModel.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("scale", 5e-324, "scale' of"), ("scale", 1e300, "scale' of"), ("mean", -1e300, "mean' of")],
+)
+def test_numbers_that_no_fit_writes_are_refused(model, tmp_path, field, value, said):
+    document = json.loads(model.to_json())
+    document["features"][0][field] = value
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ModelError, match=said):
+        TableModel.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ __all__ = ["replacing", "require_target", "write_whole"]
 def replacing(path: Path, flag: str) -> Iterator[Path]:
     """Give a place to write to that becomes `path` when all went well.
 
-    So an interruption leaves either the old file or the new one, whole. `flag` is what names the
-    file, for the error where it cannot be written.
+    So an interruption leaves either the old file or the new one, whole; of several writers at once
+    the last to end wins. `flag` is what names the file, for the error where it cannot be written.
 
     Raises
     ------
@@ -29,9 +30,10 @@ def replacing(path: Path, flag: str) -> Iterator[Path]:
         if path.exists() and not path.is_file():  # a device or a pipe has nothing to keep
             yield path
             return
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # A name of its own, no longer than the file system allows: other writers have theirs.
+        part = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.part")
         try:
-            with part.open("xb"):  # what another writer has begun is not ours
+            with part.open("xb"):
                 pass
             yield part
             with part.open("rb+") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -301,14 +302,21 @@ def _answer(target: str | None, file: str | None, compute: Callable[[], Measure]
 
 def _numbers(words: list[str], name: str, hint: str) -> list[float]:
     """Return the numbers in words, which stand with commas or spaces between."""
-    numbers = []
-    for word in " ".join(words).replace(",", " ").split():
-        try:
-            numbers.append(float(word))
-        except ValueError:
-            raise OptionError(f"{name} must be numbers: got {word!r}. {_NUMBERS}{hint}") from None
-    if not numbers:
+    text = " ".join(words).strip()
+    if not text:
         raise OptionError(f"{name} must be numbers: got none. {_NUMBERS}{hint}")
+    numbers = []
+    for piece in text.split(","):
+        for word in piece.split() or [""]:
+            try:
+                number = float(word)
+                # Python reads 0_5 as 5, and 1e-400 as 0, which would be another distribution.
+                if "_" in word or (number == 0.0 and Decimal(word) != 0):
+                    raise ValueError
+            except ValueError:
+                got = repr(word) if word else "nothing before or after a comma"
+                raise OptionError(f"{name} must be numbers: got {got}. {_NUMBERS}{hint}") from None
+            numbers.append(number)
     return numbers
 
 

@@ -6,10 +6,13 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xent.errors import XentError
 from xent.files import require_target, write_whole
@@ -28,11 +31,19 @@ __all__ = [
 OK, ERROR, INTERRUPTED, PIPE_CLOSED = 0, 2, 130, 141
 
 
+class _Ended(KeyboardInterrupt):
+    """A request to end that came as a signal other than Ctrl-C; cleaned up after all the same."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def guarded(work: Callable[[], int]) -> int:
     """Turn every expected way to fail into a message and a status, never a traceback."""
     try:
-        status = work()
-        sys.stdout.flush()
+        with _ending_cleanly():
+            status = work()
+            sys.stdout.flush()
     except XentError as error:
         print(f"xent: {error}", file=sys.stderr)  # noqa: T201
         return ERROR
@@ -40,9 +51,34 @@ def guarded(work: Callable[[], int]) -> int:
         # Python flushes standard output once more at exit; let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except _Ended as ended:
+        return 128 + ended.number
     except KeyboardInterrupt:
         return INTERRUPTED
     return status
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Let a closed terminal, and `kill`, end the work as Ctrl-C does: half files are removed."""
+
+    def end(number: int, _: object) -> NoReturn:
+        for each in before:  # once is enough: a second one would interrupt the cleaning up
+            signal.signal(each, signal.SIG_IGN)
+        raise _Ended(number)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has one of the two
+            # Who ignores a signal, as nohup does, goes on ignoring it.
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def program() -> str:

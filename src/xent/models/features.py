@@ -161,6 +161,8 @@ def _standard(x: Any, weights: Any) -> tuple[float, float]:
     if not len(x) or x.min() == x.max():
         # Its computed mean could be off by a rounding, of which a scale would make a difference.
         return (float(x[0]) if len(x) else 0.0), 1.0
+    if weights is not None:
+        weights = weights / weights.max()  # or large weights of large numbers would be infinite
     mean = float(np.average(x, weights=weights))
     scale = float(np.sqrt(np.average((x - mean) ** 2, weights=weights)))
     return mean, scale if scale >= SMALLEST_SCALE else 1.0

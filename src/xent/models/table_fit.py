@@ -220,6 +220,8 @@ def _fit(training: TrainingTable, estimator: SoftmaxRegression, rows: Any) -> _F
     features = learn(columns, weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        # The target was read as labels; that few rows share each is said where it is refused.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classifier = clone(estimator).fit(design(features, columns), labels, sample_weight=weights)
     others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
     for warning in others:

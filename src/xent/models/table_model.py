@@ -12,6 +12,8 @@ import numpy as np
 from xent.errors import ModelError, OptionError, TableError
 from xent.files import write_whole
 from xent.models.features import (
+    LARGEST_NUMBER,
+    SMALLEST_SCALE,
     Category,
     Columns,
     Feature,
@@ -226,7 +228,10 @@ def _require_sound(model: TableModel, where: str) -> None:
     for place, feature in enumerate(model.features):
         field = f"features[{place}]"
         if isinstance(feature, NumericFeature):
-            require(feature.scale > 0.0, f"{field}.scale", "be above 0")
+            fits = SMALLEST_SCALE <= feature.scale <= LARGEST_NUMBER
+            bounds = f"lie in [{SMALLEST_SCALE:g}, {LARGEST_NUMBER:g}]"
+            require(fits, f"{field}.scale", bounds)
+            require(abs(feature.mean) <= LARGEST_NUMBER, f"{field}.mean", bounds.replace("[", "±["))
         else:
             require(
                 len(feature.categories) >= 1 or feature.missing,

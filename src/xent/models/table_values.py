@@ -23,7 +23,7 @@ from xent.models.features import (
     Feature,
     NumericFeature,
 )
-from xent.scoring.columns import listed, nearest
+from xent.scoring.columns import listed, nearest, no_rows_error
 from xent.scoring.duckdb import Table, quote_text
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "require_columns",
     "require_rows",
     "spelt",
+    "spelt_number",
     "typed",
 ]
 
@@ -83,6 +84,17 @@ def spelt(category: Category) -> str:
     return str(category).lower() if isinstance(category, bool) else str(category)
 
 
+def spelt_number(number: float) -> str:
+    """Return a number with the digits that tell it from every other.
+
+    Examples
+    --------
+    >>> spelt_number(1.0), spelt_number(0.1234567), spelt_number(2.0**60)
+    ('1', '0.1234567', '1.152921504606847e+18')
+    """
+    return repr(number).removesuffix(".0")
+
+
 def typed(table: Table, column: int, texts: Iterable[str]) -> tuple[Category, ...]:
     """Return categories of the column's type, sorted; those of a CSV are what they look like."""
     found = sorted(texts)
@@ -119,9 +131,11 @@ def first_fault(table: Table, column: int, bad: Any) -> tuple[str, str, str]:
     """Return the first bad value as text, and in words its row and how many there are."""
     row = int(np.argmax(bad))
     count = int(np.count_nonzero(bad))
-    found = table.rows(f"SELECT {table.text(column)} FROM {table.source} LIMIT 1 OFFSET {row}")
-    shown = "nothing" if found[0][0] is None else repr(found[0][0])
-    return shown, f"data row {row + 1}", "1 row" if count == 1 else f"{count} rows"
+    return (
+        table.shown(column, row),
+        f"data row {row + 1}",
+        "1 row" if count == 1 else f"{count} rows",
+    )
 
 
 def require_rows(table: Table) -> None:
@@ -133,10 +147,7 @@ def require_rows(table: Table) -> None:
         If it has none.
     """
     if table.first_row() is None:
-        raise TableError(
-            f"{str(table.path)!r} must have at least one row: got none, only the columns "
-            f"{listed(table.names)}. Hint: was it written completely?"
-        )
+        raise no_rows_error(table)
 
 
 def require_columns(table: Table, columns: Columns, *, missing: str) -> None:

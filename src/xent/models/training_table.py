@@ -16,6 +16,7 @@ import numpy as np
 
 from xent.errors import OptionError, TableError
 from xent.models.features import MISSING, SMALLEST_SCALE, Category, Columns
+from xent.models.objective import LARGEST_WEIGHT_RATIO
 from xent.models.table_values import (
     code,
     first_fault,
@@ -23,6 +24,7 @@ from xent.models.table_values import (
     read_columns,
     require_columns,
     require_rows,
+    spelt_number,
     typed,
 )
 from xent.scoring.columns import find_column, listed
@@ -34,6 +36,8 @@ __all__ = ["Choice", "TrainingTable", "read_training_table", "select_columns"]
 
 FEW = 20
 """As many different values as any column may have."""
+_EXACT = 2.0**53
+_CODE = "^\\s*[+-]?0[0-9]|_"
 MANY = 0.5
 """The share of rows from which more different values than `FEW` tell rows apart, not groups."""
 
@@ -190,9 +194,23 @@ def _kinds(
 def _kinds_by_value(table: Table, choice: Choice, columns: Sequence[int]) -> dict[int, str]:
     """Return the kinds of the columns of a CSV, which are what all of their values look like."""
     there = {c: present(table, c, choice.na) for c in columns}
-    asked = [f"count_if({there[c]}), count({table.number(c)}) FILTER ({there[c]})" for c in columns]
-    counts = _asked(table, asked, 2)
-    texts = [c for c, (rows, readable) in zip(columns, counts, strict=True) if readable < rows]
+    # Digits that no one writes in a number: a zero before others, as in a postcode, or a mark.
+    odd = {c: f"{there[c]} AND regexp_matches({table.raw(c)}, '{_CODE}')" for c in columns}
+    asked = [
+        f"count_if({there[c]}), count({table.number(c)}) FILTER ({there[c]}), "
+        f"min({table.raw(c)}) FILTER ({odd[c]})"
+        for c in columns
+    ]
+    counts = _asked(table, asked, 3)
+    for c, (rows, readable, text) in zip(columns, counts, strict=True):
+        if readable == rows and text is not None:
+            name = table.names[c]
+            raise TableError(
+                f"column {name!r} of {str(table.path)!r} must hold numbers or categories: got "
+                f"{text!r}, which can be read as either. Hint: --categorical {name!r} if they are "
+                f"codes; --ignore {name!r}; or write the number as {_plain(text)}."
+            )
+    texts = [c for c, (rows, readable, _) in zip(columns, counts, strict=True) if readable < rows]
     # Only of these, because a column of numbers is read twice as fast without.
     asked = []
     for c in texts:
@@ -222,6 +240,10 @@ def _kinds_by_value(table: Table, choice: Choice, columns: Sequence[int]) -> dic
             if not undated:
                 raise _no_feature(table, c, f"times such as {text!r}")
     return {c: "categorical" if c in texts else "numeric" for c in columns}
+
+
+def _plain(text: str) -> str:
+    return spelt_number(float(text))
 
 
 def _asked(table: Table, asked: Sequence[str], each: int) -> list[tuple[Any, ...]]:
@@ -372,6 +394,16 @@ def read_training_table(table: Table, choice: Choice) -> TrainingTable:
 
 
 def _require_weights(table: Table, column: int, weights: Any) -> None:
+    some = (weights > 0.0) & (weights <= LARGEST_WEIGHT)
+    most = float(weights.max(where=some, initial=0.0))
+    far = some & (weights < most / LARGEST_WEIGHT_RATIO) & (weights >= SMALLEST_WEIGHT)
+    if far.any():
+        got, where, rows = first_fault(table, column, far)
+        raise TableError(
+            f"weights in {str(table.path)!r} must be 0 or within a factor of "
+            f"{LARGEST_WEIGHT_RATIO:g} of the largest, {most:g}: got {got} in {where} ({rows}). "
+            "Hint: beside the largest such a row counts for nothing, so give it the weight 0."
+        )
     fine = (weights == 0.0) | ((weights >= SMALLEST_WEIGHT) & (weights <= LARGEST_WEIGHT))
     if not fine.all():
         got, where, rows = first_fault(table, column, ~fine)
@@ -404,7 +436,9 @@ def _without_constants(columns: Columns) -> tuple[Columns, tuple[tuple[str, str]
         if not len(known):
             dropped[name] = "has no value"
         elif len(known) == len(x) and x.min() == x.max():
-            dropped[name] = f"is {x[0]:g} in every row"
+            # Integers beyond 2⁵³ are rounded, and may be different ones.
+            rounded = " to the 16 digits of a float" if abs(x[0]) > _EXACT else ""
+            dropped[name] = f"is {spelt_number(float(x[0]))} in every row{rounded}"
         elif known.max() - known.min() < SMALLEST_SCALE and len(known) == len(x):
             dropped[name] = f"varies by less than {SMALLEST_SCALE:g}"
     for name, codes in columns.codes.items():

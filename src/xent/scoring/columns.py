@@ -11,7 +11,7 @@ from xent.errors import TableError
 if TYPE_CHECKING:
     from xent.scoring.duckdb import Table
 
-__all__ = ["find_column", "label_spellings", "listed", "match_prefix", "nearest"]
+__all__ = ["find_column", "label_spellings", "listed", "match_prefix", "nearest", "no_rows_error"]
 
 _SEPARATORS = "_-.: "
 
@@ -91,6 +91,14 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else "names are matched exactly."
+
+
+def no_rows_error(table: Table) -> TableError:
+    """Return the error for a table without rows."""
+    return TableError(
+        f"{str(table.path)!r} must have at least one row: got none, only the columns "
+        f"{listed(table.names)}. Hint: was it written completely?"
+    )
 
 
 def find_column(table: Table, name: str, flag: str) -> int:

@@ -151,6 +151,11 @@ class Table:
         rows = self.rows(f"SELECT * FROM {self.source} LIMIT 1")
         return rows[0] if rows else None
 
+    def shown(self, column: int, row: int) -> str:
+        """Return what stands in a row, counted from 0, in words."""
+        found = self.rows(f"SELECT {self.text(column)} FROM {self.source} LIMIT 1 OFFSET {row}")
+        return "nothing" if found[0][0] is None else repr(found[0][0])
+
     def distinct(self, column: int, *, limit: int, within: int | None = None) -> list[str]:
         """Return up to `limit` distinct labels as sorted text, of the first `within` rows."""
         top = "" if within is None else f" LIMIT {within}"

@@ -18,7 +18,7 @@ import numpy as np
 from xent import estimation, information
 from xent.arrays import quietly, unit_sum_tolerance
 from xent.errors import OptionError, TableError
-from xent.scoring.columns import find_column, listed
+from xent.scoring.columns import find_column, listed, no_rows_error
 from xent.scoring.duckdb import Table, open_table
 
 __all__ = ["Measure", "measure_columns", "measure_numbers", "measure_samples"]
@@ -275,16 +275,13 @@ def _probabilities(table: Table, columns: Sequence[int]) -> list[np.ndarray]:
     arrays = [np.asarray(array, dtype=np.float64) for array in table.arrays(read)]
     for column, array in zip(columns, arrays, strict=True):
         if not array.size:
-            raise _no_rows(table)
+            raise no_rows_error(table)
         bad = ~((array >= 0) & np.isfinite(array))
         if bad.any():
             row = int(np.argmax(bad))
-            shown = table.rows(
-                f"SELECT {table.text(column)} FROM {table.source} LIMIT 1 OFFSET {row}"
-            )[0][0]
             raise TableError(
                 f"column {table.names[column]!r} of {str(table.path)!r} must hold numbers, finite "
-                f"and not negative: got {'nothing' if shown is None else repr(shown)} in row "
+                f"and not negative: got {table.shown(column, row)} in row "
                 f"{row + 1} ({_rows(int(np.count_nonzero(bad)))} in all). Hint: a symbol that "
                 "cannot occur has the probability 0; a column of values is a sample, not a "
                 "distribution."
@@ -402,7 +399,7 @@ def _count(table: Table, column: int, missing: str) -> _Sample:
         "GROUP BY v ORDER BY count(*) DESC, v"
     )
     if not rows:
-        raise _no_rows(table)
+        raise no_rows_error(table)
     counts = {value: many for value, many in rows if value is not None}
     gaps = sum(many for value, many in rows if value is None)
     _require_values(table, column, gaps, missing, some=bool(counts))
@@ -480,7 +477,7 @@ def _dependence(table: Table, x: int, y: int, unit: str, estimator: str, missing
         f"FROM {table.source}) GROUP BY x, y ORDER BY x, y"
     )
     if not rows:
-        raise _no_rows(table)
+        raise no_rows_error(table)
     pairs = [row for row in rows if row[0] is not None and row[1] is not None]
     for column, place in ((x, 0), (y, 1)):
         gaps = sum(row[2] for row in rows if row[place] is None)
@@ -569,13 +566,6 @@ def _require_values(table: Table, column: int, gaps: int, missing: str, *, some:
             f"column {name!r} of {path!r} must have a value in some row that counts: got none. "
             "Hint: choose another column."
         )
-
-
-def _no_rows(table: Table) -> TableError:
-    return TableError(
-        f"{str(table.path)!r} must have at least one row: got none, only the columns "
-        f"{listed(table.names)}. Hint: was it written completely?"
-    )
 
 
 def _rows(many: int) -> str:

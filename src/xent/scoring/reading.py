@@ -13,7 +13,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 
 from xent.errors import OptionError, TableError
-from xent.scoring.columns import find_column, listed, match_prefix
+from xent.scoring.columns import find_column, listed, match_prefix, no_rows_error
 from xent.scoring.duckdb import Table
 
 __all__ = ["Reading", "Spelling", "Wishes", "is_id_name", "is_probability_name", "read_roles"]
@@ -232,10 +232,7 @@ def _probability_columns(
     free = [i for i in range(len(table.names)) if i not in taken]
     first = table.first_row()
     if first is None:
-        raise TableError(
-            f"{str(table.path)!r} must have at least one row: got none, only the columns "
-            f"{listed(table.names)}. Hint: was it written completely?"
-        )
+        raise no_rows_error(table)
     lists = [
         i
         for i in free
