@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from xent.errors import OptionError, TableError
+from xent.models.column_kinds import column_kinds, in_one_scan
 from xent.models.features import MISSING, SMALLEST_SCALE, Category, Columns
 from xent.models.objective import LARGEST_WEIGHT_RATIO
 from xent.models.table_values import (
@@ -37,7 +38,6 @@ __all__ = ["Choice", "TrainingTable", "read_training_table", "select_columns"]
 FEW = 20
 """As many different values as any column may have."""
 _EXACT = 2.0**53
-_CODE = "^\\s*[+-]?0[0-9]|_"
 MANY = 0.5
 """The share of rows from which more different values than `FEW` tell rows apart, not groups."""
 
@@ -128,7 +128,7 @@ def _roles(table: Table, choice: Choice) -> _Roles:
                 f"--categorical must name a feature: got {table.names[column]!r}, which is none. "
                 "Hint: see --features, --ignore and --target."
             )
-    kinds = _kinds(table, choice, columns, set(forced))
+    kinds = column_kinds(table, columns, set(forced), choice.na)
     numeric = [c for c in columns if kinds[c] == "numeric"]
     categorical = [c for c in columns if kinds[c] == "categorical"]
     return _Roles(target, weights, numeric, categorical, named, set(forced))
@@ -170,99 +170,6 @@ def select_columns(table: Table, words: Sequence[str], flag: str) -> tuple[list[
     return columns, named
 
 
-def _kinds(
-    table: Table, choice: Choice, columns: Sequence[int], forced: set[int]
-) -> dict[int, str]:
-    """Return ``"numeric"`` or ``"categorical"`` for each column, or say what it is instead."""
-    kinds: dict[int, str] = {}
-    unclear: list[int] = []
-    for column in columns:
-        kind = table.kinds[column]
-        if kind in {"list", "other"}:
-            raise _no_feature(table, column, f"values of type {table.types[column]}")
-        if column in forced or kind == "boolean":
-            kinds[column] = "categorical"
-        elif kind != "text":
-            kinds[column] = "numeric"
-        elif table.types:
-            kinds[column] = "categorical"
-        else:
-            unclear.append(column)
-    return kinds | _kinds_by_value(table, choice, unclear)
-
-
-def _kinds_by_value(table: Table, choice: Choice, columns: Sequence[int]) -> dict[int, str]:
-    """Return the kinds of the columns of a CSV, which are what all of their values look like."""
-    there = {c: present(table, c, choice.na) for c in columns}
-    # Digits that no one writes in a number: a zero before others, as in a postcode, or a mark.
-    odd = {c: f"{there[c]} AND regexp_matches({table.raw(c)}, '{_CODE}')" for c in columns}
-    asked = [
-        f"count_if({there[c]}), count({table.number(c)}) FILTER ({there[c]}), "
-        f"min({table.raw(c)}) FILTER ({odd[c]})"
-        for c in columns
-    ]
-    counts = _asked(table, asked, 3)
-    for c, (rows, readable, text) in zip(columns, counts, strict=True):
-        if readable == rows and text is not None:
-            name = table.names[c]
-            raise TableError(
-                f"column {name!r} of {str(table.path)!r} must hold numbers or categories: got "
-                f"{text!r}, which can be read as either. Hint: --categorical {name!r} if they are "
-                f"codes; --ignore {name!r}; or write the number as {_plain(text)}."
-            )
-    texts = [c for c, (rows, readable, _) in zip(columns, counts, strict=True) if readable < rows]
-    # Only of these, because a column of numbers is read twice as fast without.
-    asked = []
-    for c in texts:
-        number, raw = table.number(c), table.raw(c)
-        ends = " AND ".join(
-            f"TRY_CAST({end}({raw}) FILTER ({there[c]}) AS TIMESTAMP) IS NOT NULL"
-            for end in ("min", "max")
-        )
-        asked += [
-            f"count_if({there[c]} AND NOT isnan({number}))",
-            f"count_if({there[c]} AND {number} IS NULL)",
-            f"min({raw}) FILTER ({there[c]} AND {number} IS NULL)",
-            ends,
-        ]
-    for c, (numbers, others, text, dated) in zip(texts, _asked(table, asked, 4), strict=True):
-        if numbers:
-            name = table.names[c]
-            raise TableError(
-                f"column {name!r} of {str(table.path)!r} must hold numbers or categories: got "
-                f"{numbers} numbers and {others} texts such as {text!r}. Hint: "
-                f"--na {text!r} if that means a missing value; --categorical {name!r} if its "
-                f"numbers are names; or --ignore {name!r}."
-            )
-        if dated:
-            time = f"TRY_CAST({table.raw(c)} AS TIMESTAMP)"
-            ((undated,),) = _asked(table, [f"count_if({there[c]} AND {time} IS NULL)"], 1)
-            if not undated:
-                raise _no_feature(table, c, f"times such as {text!r}")
-    return {c: "categorical" if c in texts else "numeric" for c in columns}
-
-
-def _plain(text: str) -> str:
-    return spelt_number(float(text))
-
-
-def _asked(table: Table, asked: Sequence[str], each: int) -> list[tuple[Any, ...]]:
-    """Return the answers of one scan, so many for each column."""
-    if not asked:
-        return []
-    row = table.rows(f"SELECT {', '.join(asked)} FROM {table.source}")[0]
-    return [row[place : place + each] for place in range(0, len(row), each)]
-
-
-def _no_feature(table: Table, column: int, got: str) -> TableError:
-    name = table.names[column]
-    return TableError(
-        f"column {name!r} of {str(table.path)!r} must hold numbers or categories: got {got}. "
-        f"Hint: --ignore {name!r} leaves it out; or save what matters of it as a column of "
-        "numbers, such as the hour or the age."
-    )
-
-
 # ---- categories and labels ---------------------------------------------------------------------
 
 
@@ -280,7 +187,9 @@ def _categories(
         short = "true" if column in roles.forced else f"len({values}) <= {most}"
         asked += [f"count_if({there}), len({values}), CASE WHEN {short} THEN {values} END"]
     known = {}
-    for column, (rows, different, values) in zip(columns, _asked(table, asked, 3), strict=True):
+    for column, (rows, different, values) in zip(
+        columns, in_one_scan(table, asked, 3), strict=True
+    ):
         if different and values is None:
             raise _too_many(table, column, rows, different, target=column == roles.target)
         known[column] = typed(table, column, values or ())
