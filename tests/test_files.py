@@ -74,20 +74,31 @@ def test_a_new_file_has_the_rights_of_any_other(tmp_path):
 
 
 WORK = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from xent.cli.process import guarded
 from xent.files import replacing
 
+path, seconds, hangup = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+# Whoever runs the tests may ignore signals, which processes inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, getattr(signal, hangup))
+
 def work():
-    with replacing(Path(sys.argv[1]), "--output") as part:
+    with replacing(path, "--output") as part:
         part.write_text("half")
         print("begun", flush=True)
-        time.sleep(60)
+        time.sleep(seconds)
     return 0
 
 sys.exit(guarded(work))
 """
+
+
+def working(path, seconds, hangup):
+    words = [sys.executable, "-c", WORK, str(path), str(seconds), hangup]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="these are signals of POSIX")
@@ -95,9 +106,7 @@ sys.exit(guarded(work))
 def test_a_signal_ends_the_work_and_leaves_the_old_file_and_no_other(name, tmp_path):
     path, number = tmp_path / "a.txt", getattr(signal, name)
     path.write_text("old")
-    with subprocess.Popen(
-        [sys.executable, "-c", WORK, str(path)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with working(path, 60, "SIG_DFL") as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(number)
         assert process.wait(30) == 128 + number
@@ -107,13 +116,7 @@ def test_a_signal_ends_the_work_and_leaves_the_old_file_and_no_other(name, tmp_p
 
 @pytest.mark.skipif(os.name == "nt", reason="these are signals of POSIX")
 def test_a_hangup_that_was_ignored_stays_ignored(tmp_path):
-    text = WORK.replace("time.sleep(60)", "time.sleep(1)")
-    with subprocess.Popen(
-        [sys.executable, "-c", text, str(tmp_path / "a.txt")],
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),  # as nohup does
-    ) as process:
+    with working(tmp_path / "a.txt", 1, "SIG_IGN") as process:  # as nohup does
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGHUP)
         assert process.wait(30) == 0
