@@ -865,15 +865,17 @@ def test_options_of_a_wrong_type_are_refused(csv, options):
 
 
 def test_a_sum_that_is_no_number_is_never_returned(csv, monkeypatch):
-    groups = Query.groups
+    scan = Query.scan
 
-    def broken(self, *arguments):
-        return [
-            replace(group, summary=replace(group.summary, first=math.nan))
-            for group in groups(self, *arguments)
-        ]
+    def broken(self, *arguments, **options):
+        found = scan(self, *arguments, **options)
+        cells = {
+            k: replace(cell, summary=replace(cell.summary, first=math.nan))
+            for k, cell in found.tally.classes.items()
+        }
+        return replace(found, tally=replace(found.tally, classes=cells))
 
-    monkeypatch.setattr(Query, "groups", broken)
+    monkeypatch.setattr(Query, "scan", broken)
     with pytest.raises(TableError, match=r"add up to a number: got NaN.*Hint: "):
         score_table(csv(CATS))
 

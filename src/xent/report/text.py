@@ -20,11 +20,11 @@ from xent.report.wording import (
 from xent.units import from_nats
 
 if TYPE_CHECKING:
-    from xent.scoring import ScoredRow, TableScore
+    from xent.scoring import Confusion, ScoredRow, TableScore
 
 __all__ = ["render_text"]
 
-_MOST_CLASSES = 30
+_MOST_CLASSES, _MOST_CONFUSIONS = 30, 5
 
 
 def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> str:
@@ -53,6 +53,10 @@ def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> s
     console.print(_headline(score))
     console.print()
     console.print(_class_table(score, wide=console.width >= 80))
+    mistakes = [c for c in score.confusions if c.label != c.guess][:_MOST_CONFUSIONS]
+    if len(score.classes) > 2 and mistakes:
+        console.print()
+        console.print(_mistakes_table(mistakes))
     if score.infinite_rows:
         console.print()
         for line in _infinite_lines(score):
@@ -103,6 +107,10 @@ def _headline(score: TableScore) -> Any:
         )
         lines.add_row("skill", percent(score.skill), better)
     lines.add_row("accuracy", percent(score.accuracy), "of rows: the truth is most probable")
+    lines.add_row("Brier score", number(score.brier_score), "of 2 at most: squared differences")
+    worst = score.concentration(0.01)
+    if worst is not None and score.n >= 100:
+        lines.add_row("worst 1 %", percent(worst), "of the loss is that of the worst 1 % of rows")
     return lines
 
 
@@ -129,6 +137,28 @@ def _class_table(score: TableScore, *, wide: bool) -> Any:
     left = len(score.classes) - _MOST_CLASSES
     if left > 0:
         table.add_row(f"… {left} more (--json has all)")
+    return table
+
+
+def _mistakes_table(mistakes: Sequence[Confusion]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("costliest mistakes", overflow="fold")
+    table.add_column("taken for", overflow="fold")
+    for head in ("rows", "nats a row", "share of the loss"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for c in mistakes:
+        summary = c.cell.summary
+        table.add_row(
+            Text(plain(c.label)),
+            Text(plain(c.guess)),
+            f"{summary.n:,}",
+            number(summary.log_loss),
+            tenths(c.share),
+        )
     return table
 
 

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from xent.scoring.in_memory import log_loss
 from xent.scoring.summary import LossSummary
-from xent.scoring.table import ClassScore, ScoredRow, TableScore, score_table
+from xent.scoring.table import score_table
+from xent.scoring.table_score import ClassScore, Confusion, ScoredRow, TableScore
 
-__all__ = ["ClassScore", "LossSummary", "ScoredRow", "TableScore", "log_loss", "score_table"]
+__all__ = [
+    "ClassScore",
+    "Confusion",
+    "LossSummary",
+    "ScoredRow",
+    "TableScore",
+    "log_loss",
+    "score_table",
+]

@@ -84,6 +84,10 @@ class Table:
         """Return SQL for a column as the file has it."""
         return self._identifiers[column]
 
+    def is_integer(self, column: int) -> bool:
+        """Return whether a column is of a type of integers."""
+        return bool(self.types) and self.types[column].endswith(("INT", "INTEGER"))
+
     def text(self, column: int) -> str:
         """Return SQL for a column as text, as its label would be written."""
         name = self._identifiers[column]

@@ -2,79 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from xent.arrays import unit_sum_tolerance
 from xent.scoring.duckdb import Table, quote_text
-from xent.scoring.reading import Reading
+from xent.scoring.histogram import BIN_OF_ONE, Histogram, bin_of_sql
+from xent.scoring.reading import Reading, Spelling
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
+from xent.scoring.tally import Cell, Tally, loss_bin_sql
 
-__all__ = ["FAULTS", "Group", "Query"]
+__all__ = ["FAULTS", "MOST_GUESSES", "Query", "Scan"]
 
 # What can be wrong with a row, most basic first; the number is the fault's code in the query.
 FAULTS = ("", "label", "weight", "missing", "length", "value", "unknown", "sum")
+MOST_GUESSES = 10_000
+"""Pairs of a true and a likeliest class that are fetched: those which cost the most."""
+_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
-class Group:
-    """What one scan returns for the rows of one class (or of one fault).
+class Scan:
+    """What one scan of a table returns: the tally of its good rows, and how many are bad.
 
     Attributes
     ----------
-    position
-        The class, counted from 1; None where the label has none.
-    fault
-        One of `FAULTS`; the empty text for good rows.
-    rows
-        All rows, those of weight 0 too.
-    loose
-        Rows whose sum is off by more than the ordinary tolerance.
-    summary
-        The mergeable statistics.
-    correct
-        Σw of the rows whose largest probability is the truth's, ties going to the first class.
-    floors
-        Per floor: Σw of the rows below it, and Σwℓ of the others.
+    tally
+        The statistics of the rows without a fault.
+    faults
+        Rows by fault, one of `FAULTS`, most basic first.
     """
 
-    position: int | None
-    fault: str
-    rows: int
-    loose: int
-    summary: LossSummary
-    correct: float
-    floors: tuple[tuple[float, float], ...]
+    tally: Tally
+    faults: Mapping[str, int]
 
 
 class Query:
     """The queries about one table read in one way.
 
     Each builds on the same nested selects: the named numbers of a row (label ``y``, weight ``w``,
-    probabilities), then its class position ``k``, ``total``, ``low`` and ``high``, then its
-    ``fault``, the truth's probability ``p`` and the ``guess``, then its loss ``l``.
+    probabilities), then its class position ``k``, ``total`` and ``high``, then the truth's
+    probability ``p``, the ``guess`` and whether the row is ``good``, then its ``fault`` and its
+    loss ``l``. What a query does not use of these the engine does not compute.
     """
 
     def __init__(
-        self, table: Table, reading: Reading, *, length: int, allowed: float | None
+        self,
+        table: Table,
+        reading: Reading,
+        *,
+        length: int,
+        allowed: float | None,
+        floors: Sequence[float] = (),
+        slices: Sequence[int] = (),
     ) -> None:
         self.table = table
         self.reading = reading
         self.length = length
+        self.floors = tuple(sorted(floors))
+        self.slices = tuple(slices)
         self.strict = unit_sum_tolerance(0.0, length)
         self.tolerance = self.strict if allowed is None else max(allowed, self.strict)
+
+    @property
+    def _weighted(self) -> bool:
+        return self.reading.weights is not None
 
     # ---- the rows -----------------------------------------------------------------------------
 
     def _raw(self, *, numbered: bool) -> str:
         table, reading = self.table, self.reading
-        label = reading.spelling.sql(table.label(reading.label))
         parts = [f"{table.number_of_row} AS rn"] if numbered else []
-        parts += [f"{label} AS y"]
+        parts += [f"{self._label()} AS y"]
         if reading.weights is not None:
             parts += [f"{table.number(reading.weights)} AS w"]
         if numbered and reading.id is not None:
             parts += [f"{table.text(reading.id)} AS id"]
+        parts += [f"{table.label(column)} AS s{i}" for i, column in enumerate(self.slices)]
         if reading.layout == "list":
             parts += [f"{table.numbers(reading.columns[0])} AS d"]
         else:
@@ -82,12 +90,34 @@ class Query:
         source = table.numbered if numbered else table.source
         return f"(SELECT {', '.join(parts)} FROM {source})"
 
+    def _label(self) -> str:
+        reading = self.reading
+        if self._by_number():
+            return self.table.raw(reading.label)
+        return reading.spelling.sql(self.table.label(reading.label))
+
+    def _by_number(self) -> bool:
+        """Return whether labels and classes are integers, which need not become texts."""
+        reading = self.reading
+        return (
+            self.table.is_integer(reading.label)
+            and reading.spelling is Spelling.AS_IS
+            and all(map(_WHOLE.fullmatch, reading.classes))
+        )
+
     def _placed(self, *, numbered: bool) -> str:
-        raw = self._raw(numbered=numbered)
-        if self.reading.classes:
-            names = ", ".join(
-                f"({quote_text(c)}, {i})" for i, c in enumerate(self.reading.classes, 1)
-            )
+        raw, join = self._raw(numbered=numbered), ""
+        classes = self.reading.classes
+        if self._by_number():
+            numbers = [int(c) for c in classes] or list(range(self.length))
+            first, last = numbers[0], numbers[-1]
+            if numbers == list(range(first, first + len(numbers))):
+                place = f"CAST(y AS BIGINT) - {first} + 1"
+                k = f"CASE WHEN y BETWEEN {first} AND {last} THEN {place} END"
+            else:
+                k = f"CASE y {' '.join(f'WHEN {c} THEN {i}' for i, c in enumerate(numbers, 1))} END"
+        elif classes:
+            names = ", ".join(f"({quote_text(c)}, {i})" for i, c in enumerate(classes, 1))
             k = "names.k"
             join = f" LEFT JOIN (VALUES {names}) AS names(name, k) ON y = names.name"
         else:
@@ -95,43 +125,73 @@ class Query:
             index = "TRY_CAST(y AS DOUBLE)"
             inside = f"{index} BETWEEN 0 AND {self.length - 1} AND {index} = floor({index})"
             k = f"CASE WHEN {inside} THEN TRY_CAST({index} AS BIGINT) + 1 END"
-            join = ""
-        total, low, high = self._extremes()
-        return (
-            f"(SELECT r.*, {k} AS k, {total} AS total, {low} AS low, {high} AS high "
-            f"FROM {raw} AS r{join})"
-        )
+        total, _, high = self._extremes()
+        return f"(SELECT r.*, {k} AS k, {total} AS total, {high} AS high FROM {raw} AS r{join})"
+
+    def _numbers(self) -> list[str]:
+        return [f"d{i}" for i in range(1, self.length + 1)]
 
     def _extremes(self) -> tuple[str, str, str]:
+        """Return the sum, the least and the largest of a row's numbers."""
         if self.reading.layout == "list":
             return "list_sum(d)", "list_min(d)", "list_max(d)"
         if self.reading.layout == "binary":
-            return "d1 * 0.0 + 1.0", "d1", "d1"  # NULL, NaN and ∞ stay what they are
-        columns = [f"d{i}" for i in range(1, self.length + 1)]
-        joined = ", ".join(columns)
-        return _tree(columns), f"least({joined})", f"greatest({joined})"
+            # NULL, NaN and ∞ stay what they are.
+            return "d1 * 0.0 + 1.0", "d1", "greatest(d1, 1.0 - d1)"
+        joined = ", ".join(self._numbers())
+        return _tree(self._numbers()), f"least({joined})", f"greatest({joined})"
 
-    def _judged(self, *, numbered: bool) -> str:
+    def _tests(self) -> list[tuple[str, str]]:
+        """Return what makes a row bad: faults, each with its condition, most basic first."""
         limit = 1.0 + self.strict
         tests = [("label", "y IS NULL")]
-        if self.reading.weights is not None:
-            inside = f"w BETWEEN {SMALLEST_WEIGHT!r} AND {LARGEST_WEIGHT!r}"
-            # To the engine NaN is the largest number, and a file's statistics may leave it out.
-            tests += [("weight", f"w IS NULL OR NOT (isfinite(w) AND (w = 0 OR {inside}))")]
+        if self._weighted:
+            tests += [("weight", f"NOT ({self._fine_weight()})")]
+        least, most = self._extremes()[1:]
         if self.reading.layout == "list":
             # A list may hold NULLs; the aggregates would pass over them.
             tests += [("missing", "d IS NULL OR len(d) <> list_aggregate(d, 'count')")]
             tests += [("length", f"len(d) <> {self.length}")]
         else:
             tests += [("missing", "total IS NULL")]
-        tests += [("value", f"NOT isfinite(total) OR low < 0 OR high > {limit!r}")]
-        tests += [("unknown", "k IS NULL")]
+            most = "d1" if self.reading.layout == "binary" else most
+        outside = f"NOT isfinite(total) OR {least} < 0 OR {most} > {limit!r}"
+        tests += [("value", outside), ("unknown", "k IS NULL")]
         tests += [("sum", f"abs(total - 1.0) > {self.tolerance!r}")]
-        fault = " ".join(f"WHEN {test} THEN {FAULTS.index(name)}" for name, test in tests)
+        return tests
+
+    def _fine_weight(self) -> str:
+        inside = f"w BETWEEN {SMALLEST_WEIGHT!r} AND {LARGEST_WEIGHT!r}"
+        # To the engine NaN is the largest number, and a file's statistics may leave it out.
+        return f"w IS NOT NULL AND isfinite(w) AND (w = 0 OR {inside})"
+
+    def _good(self) -> str:
+        """Return whether a row has no fault, by tests that cost less than finding out which.
+
+        What is NULL is not good, nor is NaN, which is above every limit.
+        """
+        tests = ["y IS NOT NULL", "k IS NOT NULL", f"abs(total - 1.0) <= {self.tolerance!r}"]
+        if self._weighted:
+            tests += [self._fine_weight()]
+        limit = f"<= {1.0 + self.strict!r}"
+        if self.reading.layout == "list":
+            tests += ["len(d) = list_aggregate(d, 'count')", f"len(d) = {self.length}"]
+            tests += ["list_min(d) >= 0", f"high {limit}"]
+        elif self.reading.layout == "binary":
+            tests += ["d1 >= 0", f"d1 {limit}"]
+        else:
+            tests += [f"{d} >= 0" for d in self._numbers()]
+            # Within the strict tolerance none can be larger than the sum.
+            tests += [f"high {limit}"] if self.tolerance > self.strict else []
+        return f"coalesce({' AND '.join(tests)}, false)"
+
+    def _judged(self, *, numbered: bool) -> str:
+        fault = " ".join(f"WHEN {test} THEN {FAULTS.index(name)}" for name, test in self._tests())
         truth, guess = self._truth()
         return (
-            f"(SELECT *, CASE {fault} ELSE 0 END AS fault, {truth} AS p, {guess} AS guess "
-            f"FROM {self._placed(numbered=numbered)})"
+            f"(SELECT *, CASE WHEN good THEN 0 {fault} ELSE 0 END AS fault FROM "
+            f"(SELECT *, {self._good()} AS good, {truth} AS p, {guess} AS guess "
+            f"FROM {self._placed(numbered=numbered)}))"
         )
 
     def _truth(self) -> tuple[str, str]:
@@ -142,9 +202,8 @@ class Query:
                 "CASE k WHEN 2 THEN d1 WHEN 1 THEN 1.0 - d1 END",
                 "CASE WHEN d1 > 0.5 THEN 2 ELSE 1 END",
             )
-        numbers = range(1, self.length + 1)
-        truth = " ".join(f"WHEN {i} THEN d{i}" for i in numbers)
-        guess = " ".join(f"WHEN d{i} = high THEN {i}" for i in numbers)
+        truth = " ".join(f"WHEN {i} THEN {d}" for i, d in enumerate(self._numbers(), 1))
+        guess = " ".join(f"WHEN {d} = high THEN {i}" for i, d in enumerate(self._numbers(), 1))
         return f"CASE k {truth} END", f"CASE {guess} END"
 
     def _lossy(self, *, numbered: bool) -> str:
@@ -163,74 +222,178 @@ class Query:
             f"FROM {self._judged(numbered=numbered)})"
         )
 
+    def _keyed(self) -> str:
+        """Return the rows with what they are grouped by, and what else is summed of them."""
+        if self.reading.layout == "list":
+            # The inner product raises at a NULL, even in a list that is not asked for.
+            squares = "list_sum(list_transform(d, lambda x: x * x))"
+        elif self.reading.layout == "binary":
+            squares = "d1 * d1 + (1.0 - d1) * (1.0 - d1)"
+        else:
+            squares = _tree([f"{d} * {d}" for d in self._numbers()])
+        below = " + ".join(f"CAST(p < {floor!r} AS INTEGER)" for floor in self.floors) or "0"
+        return (
+            f"(SELECT *, {loss_bin_sql('l')} AS lb, {below} AS f, {bin_of_sql('t')} AS tb, "
+            "CASE WHEN c THEN -ln(t) WHEN t < 1.0 THEN -ln(1.0 - t) END AS tl "
+            "FROM (SELECT *, guess = k AS c, least(high, 1.0) AS t, "
+            f"CASE WHEN fault = 0 THEN greatest({squares} - 2.0 * p + 1.0, 0.0) END AS b "
+            f"FROM {self._lossy(numbered=False)}))"
+        )
+
     # ---- what is asked ------------------------------------------------------------------------
 
-    def groups(
-        self, floors: Sequence[float] = (), centres: Sequence[float] | None = None
-    ) -> list[Group]:
-        """Scan the table once: a group per class and fault, its sums about the class's centre."""
-        weighted = self.reading.weights is not None
-        centre, about = "0.0", "l"
-        if centres is not None:
-            cases = " ".join(f"WHEN {k} THEN {c!r}" for k, c in enumerate(centres, 1) if c)
-            centre = f"CASE k {cases} ELSE 0.0 END" if cases else "0.0"
-            about = f"(l - {centre})"
-        counted = "w > 0" if weighted else "true"
-        w = "w * " if weighted else ""
-        asked = [
-            "count(*)",
-            f"count_if(abs(total - 1.0) > {self.strict!r} AND {counted})",
-            f"count_if(l IS NOT NULL AND {counted})",
-            f"count_if(l IS NULL AND {counted})",
-            f"fsum({w}{about}) FILTER ({counted})",
-            f"fsum({w}{about} * {w}{about}) FILTER ({counted})",
-        ]
-        asked += ["fsum(w) FILTER (guess = k)"] if weighted else ["count_if(guess = k)"]
-        for floor in floors:
-            below = f"p < {floor!r}"
-            asked += [f"fsum(w) FILTER ({below})" if weighted else f"count_if({below})"]
-            asked += [f"fsum({w}l) FILTER (NOT {below} AND {counted})"]
-        if weighted:
-            for test in ("l IS NOT NULL", "l IS NULL"):
-                asked += [f"fsum({x}) FILTER ({test} AND w > 0)" for x in ("w", "w * w")]
-            asked += [f"fsum(w * w * {about}) FILTER (w > 0)"]
-        rows = self.table.rows(
-            f"SELECT CASE WHEN fault = 0 THEN k END AS kk, fault, {', '.join(asked)} "
-            f"FROM {self._lossy(numbered=False)} GROUP BY ALL ORDER BY fault, kk"
-        )
-        return [self._group(row, len(floors), centres) for row in rows]
-
-    def _group(
-        self, row: Sequence[float | None], floors: int, centres: Sequence[float] | None
-    ) -> Group:
-        position, fault = row[0], int(row[1] or 0)
-        count, loose, finite, infinite = (int(value or 0) for value in row[2:6])
-        first, second, correct, *rest = (float(value or 0.0) for value in row[6:])
-        pairs = tuple(zip(rest[0 : 2 * floors : 2], rest[1 : 2 * floors : 2], strict=True))
-        if self.reading.weights is None:
-            sums = (float(finite), float(finite), float(infinite), float(infinite), first)
+    def _sums(self, about: str, *, explain: bool) -> dict[str, str]:
+        """Return what is summed in every group: names, each with its SQL."""
+        if self._weighted:
+            sums = {
+                "finite": "count_if(l IS NOT NULL AND w > 0)",
+                "infinite": "count_if(l IS NULL AND w > 0)",
+                "weight": "fsum(w) FILTER (l IS NOT NULL)",
+                "weight_squared": "fsum(w * w) FILTER (l IS NOT NULL)",
+                "infinite_weight": "fsum(w) FILTER (l IS NULL)",
+                "infinite_weight_squared": "fsum(w * w) FILTER (l IS NULL)",
+                "first": f"fsum(w * {about})",
+                "first_squared": f"fsum(w * w * {about})",
+                "second_squared": f"fsum(w * {about} * (w * {about}))",
+                "correct": "fsum(w) FILTER (guess = k)",
+                "right": "count_if(guess = k AND w > 0)",
+            }
         else:
-            sums = (rest[-5], rest[-4], rest[-3], rest[-2], rest[-1])
-        k = None if position is None else int(position)
-        return Group(
-            position=k,
-            fault=FAULTS[fault],
-            rows=count,
-            loose=loose,
-            summary=LossSummary(
-                finite_rows=finite,
-                finite_weight=sums[0],
-                finite_weight_squared=sums[1],
-                infinite_rows=infinite,
-                infinite_weight=sums[2],
-                infinite_weight_squared=sums[3],
-                centre=0.0 if centres is None or k is None else centres[k - 1],
-                first=first,
-                first_squared=sums[4],
-                second_squared=second,
+            sums = {
+                "finite": "count(l)",
+                "first": f"fsum({about})",
+                "second_squared": f"fsum({about} * {about})",
+                "correct": "count_if(guess = k)",
+                "right": "count_if(guess = k)",
+            }
+        if self.tolerance > self.strict:
+            counted = " AND w > 0" if self._weighted else ""
+            sums |= {"loose": f"count_if(abs(total - 1.0) > {self.strict!r}{counted})"}
+        if explain:
+            w = "w * " if self._weighted else ""
+            sums |= {
+                "brier": f"fsum({w}b)",
+                "probability": f"fsum({w}t)",
+                "complement": f"fsum({w}(1.0 - t))",
+                "top_loss": f"fsum({w}tl)",
+                "top_squared": f"fsum({w}(CASE WHEN c THEN (1.0 - t) * (1.0 - t) ELSE t * t END))",
+            }
+        return {"rows": "count(*)", **sums}
+
+    def scan(self, centres: Sequence[float] | None = None, *, explain: bool = True) -> Scan:
+        """Scan the table once.
+
+        Parameters
+        ----------
+        centres
+            Per class what its sums are taken about, if not 0.
+        explain
+            Whether to group by more than the class.
+        """
+        about = "l"
+        if centres is not None and any(centres):
+            cases = " ".join(f"WHEN {k} THEN {c!r}" for k, c in enumerate(centres, 1) if c)
+            about = f"(l - CASE k {cases} ELSE 0.0 END)"
+        keys = {"k": ["k"]}
+        if explain:
+            keys |= {"loss": ["lb", "f"], "guess": ["k", "guess"], "top": ["tb"]}
+        keys |= {f"s{i}": [f"s{i}"] for i in range(len(self.slices))}
+        columns = list(dict.fromkeys(column for by in keys.values() for column in by))
+        sums = self._sums(about, explain=explain)
+        asked = [f"{column}, grouping({column}) AS g_{column}" for column in columns]
+        asked += [f"{sql} AS n_{name}" for name, sql in sums.items()]
+        sets = ", ".join(f"(fault, {', '.join(by)})" for by in keys.values())
+        source = self._keyed() if explain else self._lossy(numbered=False)
+        sql = f"SELECT fault, {', '.join(asked)} FROM {source} GROUP BY GROUPING SETS ({sets})"
+        if explain and self.length**2 > MOST_GUESSES:
+            place = "row_number() OVER (PARTITION BY g_guess ORDER BY n_first DESC)"
+            sql = f"SELECT * FROM ({sql}) QUALIFY g_guess = 1 OR {place} <= {MOST_GUESSES}"
+        names = ["fault", *(n for c in columns for n in (c, f"g_{c}")), *(f"n_{n}" for n in sums)]
+        found = [dict(zip(names, row, strict=True)) for row in self.table.rows(sql)]
+        faults: dict[str, int] = {}
+        groups: dict[str, dict[Any, dict[str, Any]]] = {name: {} for name in keys}
+        for row in found:
+            by = {column for column in columns if not row[f"g_{column}"]}
+            name = next(name for name, own in keys.items() if set(own) == by)
+            if row["fault"]:
+                if name == "k":
+                    fault = FAULTS[row["fault"]]
+                    faults[fault] = faults.get(fault, 0) + int(row["n_rows"])
+                continue
+            key = tuple(row[column] for column in keys[name])
+            groups[name][key if len(key) > 1 else key[0]] = row
+        classes = {
+            k: self._cell(row, 0.0 if centres is None else centres[k - 1])
+            for k, row in sorted(groups["k"].items())
+        }
+        tally = Tally(
+            classes=classes,
+            guesses={key: self._cell(row) for key, row in groups.get("guess", {}).items()},
+            losses={key: self._cell(row) for key, row in groups.get("loss", {}).items()},
+            top=self._top(groups["top"]) if explain else None,
+            slices=tuple(
+                {key: self._cell(row) for key, row in groups[f"s{i}"].items()}
+                for i in range(len(self.slices))
             ),
-            correct=correct,
-            floors=pairs,
+            loose=sum(int(row.get("n_loose") or 0) for row in groups["k"].values()),
+        )
+        return Scan(tally, {fault: faults[fault] for fault in FAULTS if fault in faults})
+
+    def _cell(self, row: Mapping[str, Any], centre: float = 0.0) -> Cell:
+        def of(name: str) -> float:
+            return float(row.get(f"n_{name}") or 0.0)
+
+        finite = int(row["n_finite"])
+        if self._weighted:
+            infinite, weight, squared = int(row["n_infinite"]), of("weight"), of("weight_squared")
+            lost, lost_squared = of("infinite_weight"), of("infinite_weight_squared")
+            first_squared = of("first_squared")
+        else:
+            infinite = int(row["n_rows"]) - finite
+            weight = squared = float(finite)
+            lost = lost_squared = float(infinite)
+            first_squared = of("first")
+        summary = LossSummary(
+            finite_rows=finite,
+            finite_weight=weight,
+            finite_weight_squared=squared,
+            infinite_rows=infinite,
+            infinite_weight=lost,
+            infinite_weight_squared=lost_squared,
+            centre=centre,
+            first=of("first"),
+            first_squared=first_squared,
+            second_squared=of("second_squared"),
+        )
+        return Cell(int(row["n_rows"]), summary, of("brier"), of("correct"))
+
+    def _top(self, groups: Mapping[int, Mapping[str, Any]]) -> Histogram:
+        """Return the histogram of the likeliest class: with what probability is it the truth."""
+        bins = sorted(b for b in groups if self._cell(groups[b]).summary.n)
+        cells = [self._cell(groups[b]) for b in bins]
+
+        def column(name: str) -> Any:
+            return np.array([float(groups[b][f"n_{name}"] or 0.0) for b in bins])
+
+        weight = np.array([cell.summary.weight for cell in cells])
+        correct = np.array([cell.correct for cell in cells])
+        # A certainty that was wrong: its loss is infinite, whatever the truth's probability.
+        certain = np.array([b == BIN_OF_ONE for b in bins])
+        rows = np.array([cell.summary.n for cell in cells])
+        right = column("right").astype(np.int64)
+        return Histogram(
+            bins=np.array(bins, dtype=np.int64),
+            rows=rows,
+            weight=weight,
+            weight_squared=np.array([cell.summary.weight_squared for cell in cells]),
+            hits=correct,
+            softness=np.zeros(len(bins)),
+            probability=column("probability"),
+            complement=column("complement"),
+            loss=column("top_loss"),
+            squared=column("top_squared"),
+            infinite_rows=np.where(certain, rows - right, 0),
+            infinite_weight=np.where(certain, weight - correct, 0.0),
         )
 
     def worst(self, count: int) -> list[tuple[int, str, str, float, list[float]]]:
@@ -242,7 +405,7 @@ class Query:
             else "coalesce(id, CAST(rn AS VARCHAR))"
         )
         rows = self.table.rows(
-            f"SELECT rn, {name}, y, p, {self._all_probabilities()} "
+            f"SELECT rn, {name}, CAST(y AS VARCHAR), p, {self._all_probabilities()} "
             f"FROM {self._lossy(numbered=True)} WHERE fault = 0 AND {counted} "
             f"ORDER BY l DESC NULLS FIRST, rn LIMIT {count}"
         )
@@ -262,7 +425,7 @@ class Query:
         table, reading = self.table, self.reading
         length = "len(d)" if reading.layout == "list" else str(self.length)
         found = table.rows(
-            f"SELECT rn, y, total, {length} FROM {self._judged(numbered=True)} "
+            f"SELECT rn, CAST(y AS VARCHAR), total, {length} FROM {self._judged(numbered=True)} "
             f"WHERE fault = {FAULTS.index(fault)} ORDER BY rn LIMIT 1"
         )[0]
         weight = "NULL" if reading.weights is None else table.text(reading.weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import replace
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -15,217 +15,17 @@ import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.duckdb import Table, open_table
-from xent.scoring.query import Group, Query
+from xent.scoring.query import Query
 from xent.scoring.reading import Reading, Wishes, read_roles
-from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
-from xent.units import from_nats
+from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
+from xent.scoring.table_score import ScoredRow, TableScore
+from xent.scoring.tally import Tally
 
-__all__ = ["FLOORS", "ClassScore", "ScoredRow", "TableScore", "score_table"]
+__all__ = ["FLOORS", "score_table"]
 
 FLOORS = (1e-15, 1e-6, 1e-3)
 # Re-centring a sum of squares keeps 12 digits while this much of it is left, 16 − log10(1e4).
 _KEPT = 1e-4
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """The score of the rows of one true label.
-
-    Attributes
-    ----------
-    label
-        The label's text.
-    summary
-        The mergeable statistics of its rows.
-    correct_weight
-        Σw of the rows whose largest probability is this label's.
-    share
-        The part of the whole loss that these rows make up; None where the whole is 0 or infinite.
-    """
-
-    label: str
-    summary: LossSummary
-    correct_weight: float
-    share: float | None
-
-    @property
-    def accuracy(self) -> float | None:
-        """Weighted share of the rows that were called right; None without rows."""
-        weight = self.summary.weight
-        return self.correct_weight / weight if weight else None
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One row with its loss.
-
-    Attributes
-    ----------
-    number
-        The row's number among the data rows, from 1.
-    name
-        The value of the id column, or the number.
-    label
-        The true label.
-    p_truth
-        The probability that the truth got.
-    probabilities
-        Every label's probability.
-    """
-
-    number: int
-    name: str
-    label: str
-    p_truth: float
-    probabilities: Mapping[str, float]
-
-    @property
-    def loss(self) -> float:
-        """−log P(truth) in nats; +∞ where that probability is 0."""
-        return -math.log(min(self.p_truth, 1.0)) + 0.0 if self.p_truth > 0.0 else math.inf
-
-
-@dataclass(frozen=True)
-class TableScore:
-    """The log loss of a table of predictions, and where it comes from. All amounts in nats.
-
-    Attributes
-    ----------
-    path
-        The file.
-    reading
-        How its columns were read, in sentences with the flag to say otherwise.
-    rows
-        Data rows, those of weight 0 too.
-    summary
-        The mergeable statistics of all rows with a weight.
-    classes
-        The score of each label's rows, in the order of the columns.
-    worst
-        The rows with the largest loss, infinite ones first.
-    floor_scores
-        The log loss with a floor under every probability, per floor.
-    loose_rows
-        Rows accepted by `allow_unnormalised` only.
-    allow_unnormalised
-        How far from 1 sums were allowed to be; None for rounding only.
-    """
-
-    path: str
-    reading: tuple[str, ...]
-    rows: int
-    summary: LossSummary
-    classes: tuple[ClassScore, ...]
-    worst: tuple[ScoredRow, ...]
-    floor_scores: Mapping[float, float]
-    loose_rows: int
-    allow_unnormalised: float | None
-
-    @property
-    def n(self) -> int:
-        """Number of rows that have a weight."""
-        return self.summary.n
-
-    @property
-    def log_loss(self) -> float:
-        """Mean of −log P(truth); +∞ when some row with a weight gave the truth 0."""
-        return self.summary.log_loss
-
-    @property
-    def standard_error(self) -> float | None:
-        """Standard error of the log loss; None when infinite or for fewer than two rows."""
-        return self.summary.standard_error
-
-    @property
-    def finite_log_loss(self) -> float | None:
-        """Mean over the rows with a finite loss; None when there is none."""
-        return self.summary.finite_log_loss if self.summary.finite_rows else None
-
-    @property
-    def infinite_rows(self) -> int:
-        """Number of rows with P(truth) = 0 and a weight."""
-        return self.summary.infinite_rows
-
-    @property
-    def typical_probability(self) -> float:
-        """Geometric mean of P(truth), exp(−log loss)."""
-        return math.exp(-self.log_loss)
-
-    @property
-    def base_rate_loss(self) -> float:
-        """Entropy of the labels' own frequencies: the loss of always predicting those.
-
-        In-sample: no constant prediction scores better on these rows.
-        """
-        whole = self.summary.weight
-        shares = [c.summary.weight / whole for c in self.classes if c.summary.weight]
-        return math.fsum(-share * math.log(share) for share in shares) + 0.0
-
-    @property
-    def skill(self) -> float | None:
-        """1 − loss / base-rate loss: 1 is perfect, 0 no better than the frequencies.
-
-        None where the loss is infinite or the labels are all the same.
-        """
-        base = self.base_rate_loss
-        return 1.0 - self.log_loss / base if base and math.isfinite(self.log_loss) else None
-
-    @property
-    def accuracy(self) -> float:
-        """Weighted share of rows whose largest probability is the truth's, ties to the first."""
-        return math.fsum(c.correct_weight for c in self.classes) / self.summary.weight
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the score as numbers, texts and None only: what is not finite is None."""
-        error = self.standard_error
-        return {
-            "file": self.path,
-            "reading": list(self.reading),
-            "rows": self.rows,
-            "n": self.n,
-            "log_loss_nats": _finite(self.log_loss),
-            "log_loss_bits": _finite(from_nats(self.log_loss, "bits")),
-            "standard_error_nats": error,
-            "standard_error_bits": None if error is None else from_nats(error, "bits"),
-            "typical_probability": self.typical_probability,
-            "base_rate_loss_nats": self.base_rate_loss,
-            "skill": self.skill,
-            "accuracy": self.accuracy,
-            "infinite_rows": self.infinite_rows,
-            "finite_log_loss_nats": self.finite_log_loss,
-            "floors": [
-                {"floor": floor, "log_loss_nats": loss} for floor, loss in self.floor_scores.items()
-            ],
-            "unnormalised_rows": self.loose_rows,
-            "allow_unnormalised": self.allow_unnormalised,
-            "classes": [
-                {
-                    "label": c.label,
-                    "n": c.summary.n,
-                    "weight": c.summary.weight,
-                    "log_loss_nats": _finite(c.summary.log_loss),
-                    "infinite_rows": c.summary.infinite_rows,
-                    "share": c.share,
-                    "accuracy": c.accuracy,
-                }
-                for c in self.classes
-            ],
-            "worst": [
-                {
-                    "row": row.number,
-                    "name": row.name,
-                    "label": row.label,
-                    "p_truth": row.p_truth,
-                    "loss_nats": _finite(row.loss),
-                    "probabilities": dict(row.probabilities),
-                }
-                for row in self.worst
-            ],
-        }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def score_table(
@@ -311,46 +111,35 @@ def score_table(
     )
     with open_table(source) as table:
         reading = read_roles(table, wishes)
-        query = Query(table, reading, length=_length(table, reading), allowed=allow_unnormalised)
-        groups = query.groups(FLOORS)
-        for group in groups:
-            if group.fault:
-                raise _fault_error(query, group)
-        groups = _well_centred(query, groups)
-        names = reading.classes or tuple(str(k) for k in range(query.length))
-        whole = LossSummary().merge(*(group.summary for group in groups))
-        if math.isnan(whole.first) or math.isnan(whole.weight) or math.isnan(whole.second_squared):
+        length = _length(table, reading)
+        query = Query(table, reading, length=length, allowed=allow_unnormalised, floors=FLOORS)
+        scan = query.scan()
+        for fault, rows in scan.faults.items():
+            raise _fault_error(query, fault, rows)
+        tally = _well_centred(query, scan.tally)
+        names = tuple(reading.classes) or tuple(str(k) for k in range(length))
+        whole = tally.whole
+        if any(map(math.isnan, (whole.summary.first, whole.summary.second_squared, whole.brier))):
             raise TableError(  # the last guard: every row has been judged, so none may get here
                 f"the losses of {str(table.path)!r} must add up to a number: got NaN. "
                 "Hint: save the file again as CSV, and please report this one."
             )
-        if not whole.n:
+        if not whole.summary.n:
             raise TableError(
                 f"{str(table.path)!r} must have at least one row with a weight: got "
-                f"{sum(group.rows for group in groups)} rows of weight 0. Hint: --weights none "
-                "counts each row once."
+                f"{whole.rows} rows of weight 0. Hint: --weights none counts each row once."
             )
-        rows = query.worst(min(worst, sys.maxsize)) if worst else []
+        found = query.worst(min(worst, sys.maxsize)) if worst else []
     return TableScore(
         path=str(source),
         reading=reading.words,
-        rows=sum(group.rows for group in groups),
-        summary=whole,
-        classes=_class_scores(groups, names, whole),
+        names=names,
+        tally=tally,
+        floors=query.floors,
         worst=tuple(
             ScoredRow(number, name, truth, p, dict(zip(names, every, strict=True)))
-            for number, name, truth, p, every in rows
+            for number, name, truth, p, every in found
         ),
-        floor_scores={
-            floor: math.fsum(
-                part
-                for group in groups
-                for part in (group.floors[i][0] * -math.log(floor), group.floors[i][1])
-            )
-            / whole.weight
-            for i, floor in enumerate(FLOORS)
-        },
-        loose_rows=sum(group.loose for group in groups),
         allow_unnormalised=allow_unnormalised,
     )
 
@@ -419,63 +208,52 @@ def _length(table: Table, reading: Reading) -> int:
     return length
 
 
-def _well_centred(query: Query, groups: list[Group]) -> list[Group]:
+def _well_centred(query: Query, tally: Tally) -> Tally:
     """Scan again about each class's mean where sums about 0 lose the variance.
 
     Only losses that differ by less than a hundredth of their size need it, such as a model that
     says the same of every row.
     """
     centres = [0.0] * query.length
-    for group in groups:
-        summary = group.summary
-        if summary.finite_rows < 2 or group.position is None:
+    for k, cell in tally.classes.items():
+        summary = cell.summary
+        if summary.finite_rows < 2:
             continue
         mean = summary.finite_log_loss
         if summary.about(mean).second_squared < _KEPT * summary.second_squared:
-            centres[group.position - 1] = mean
-    return query.groups(FLOORS, centres) if any(centres) else groups
-
-
-def _class_scores(
-    groups: list[Group], names: Sequence[str], whole: LossSummary
-) -> tuple[ClassScore, ...]:
-    by_position = {group.position: group for group in groups}
-    known = math.isfinite(whole.total) and whole.total > 0.0
-    scores = []
-    for position, name in enumerate(names, 1):
-        group = by_position.get(position)
-        if group is None:
-            scores.append(ClassScore(name, LossSummary(), 0.0, 0.0 if known else None))
-            continue
-        share = group.summary.total / whole.total if known else None
-        scores.append(ClassScore(name, group.summary, group.correct, share))
-    return tuple(scores)
+            centres[k - 1] = mean
+    if not any(centres):
+        return tally
+    # The other groups' variances are not looked at to so many digits.
+    again = query.scan(centres, explain=False).tally.classes
+    classes = {k: replace(tally.classes[k], summary=cell.summary) for k, cell in again.items()}
+    return replace(tally, classes=classes)
 
 
 # ---- bad rows -----------------------------------------------------------------------------------
 
 
-def _fault_error(query: Query, group: Group) -> Exception:
+def _fault_error(query: Query, fault: str, count: int) -> Exception:
     """Return the error for the first row with a fault."""
     table, reading = query.table, query.reading
-    number, label, total, length, (weight, *raw) = query.first_fault(group.fault)
+    number, label, total, length, (weight, *raw) = query.first_fault(fault)
     path = repr(str(table.path))
-    rows = "1 row" if group.rows == 1 else f"{group.rows} rows"
+    rows = "1 row" if count == 1 else f"{count} rows"
     where = f"the first is data row {number}"
     names = [table.names[c] for c in reading.columns]
-    if group.fault == "label":
+    if fault == "label":
         return TableError(
             f"the label column {table.names[reading.label]!r} of {path} must have a value in every "
             f"row: got {rows} without one; {where}. Hint: drop the rows that have no label; "
             "rows of weight 0 must be valid too."
         )
-    if group.fault == "weight":
+    if fault == "weight":
         got = "nothing" if weight is None else _quoted(str(weight))
         return TableError(
             f"weights in {path} must be 0 or lie in [{SMALLEST_WEIGHT:g}, {LARGEST_WEIGHT:g}]: got "
             f"{got} in data row {number} ({rows}). Hint: --weights none counts each row once."
         )
-    if group.fault == "missing":
+    if fault == "missing":
         name, value = _first_unread(names, raw)
         got = "nothing" if value is None else repr(value)
         return TableError(
@@ -483,19 +261,19 @@ def _fault_error(query: Query, group: Group) -> Exception:
             f"{number} ({rows}). Hint: drop or fill the rows without a prediction; decimals are "
             "written with a point."
         )
-    if group.fault == "length":
+    if fault == "length":
         return TableError(
             f"lists in column {names[0]!r} of {path} must have {query.length} entries: got "
             f"{length} in data row {number} ({rows}). Hint: one probability per class in every row."
         )
-    if group.fault == "value":
+    if fault == "value":
         name, value = _first_outside(names, raw)
         return DistributionError(
             f"probabilities in {path} must lie in [0, 1]: got {value} in column {name!r} of data "
             f"row {number} ({rows}). Hint: scores become probabilities by softmax, "
             "log-probabilities by exp; --probabilities chooses other columns."
         )
-    if group.fault == "unknown":
+    if fault == "unknown":
         known = reading.classes or (f"0 … {query.length - 1}",)
         shown = ", ".join(repr(name) for name in known[:20]) + (" …" if len(known) > 20 else "")
         return TargetError(

@@ -1,0 +1,325 @@
+"""What is said about a table of predictions: its score, computed from the tally of its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from xent.scoring.histogram import Histogram
+from xent.scoring.summary import LossSummary
+from xent.scoring.tally import Cell, Tally
+from xent.units import from_nats
+
+__all__ = ["ClassScore", "Confusion", "ScoredRow", "TableScore"]
+
+_MOST_CONFUSIONS = 100
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The score of the rows of one true label.
+
+    Attributes
+    ----------
+    label
+        The label's text.
+    summary
+        The mergeable statistics of its rows.
+    correct_weight
+        Σw of the rows whose largest probability is this label's.
+    share
+        The part of the whole loss that these rows make up; None where the whole is 0 or infinite.
+    """
+
+    label: str
+    summary: LossSummary
+    correct_weight: float
+    share: float | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Weighted share of the rows that were called right; None without rows."""
+        weight = self.summary.weight
+        return self.correct_weight / weight if weight else None
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One row with its loss.
+
+    Attributes
+    ----------
+    number
+        The row's number among the data rows, from 1.
+    name
+        The value of the id column, or the number.
+    label
+        The true label.
+    p_truth
+        The probability that the truth got.
+    probabilities
+        Every label's probability.
+    """
+
+    number: int
+    name: str
+    label: str
+    p_truth: float
+    probabilities: Mapping[str, float]
+
+    @property
+    def loss(self) -> float:
+        """−log P(truth) in nats; +∞ where that probability is 0."""
+        return -math.log(min(self.p_truth, 1.0)) + 0.0 if self.p_truth > 0.0 else math.inf
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """The rows of one true label that were called another, or rightly this one.
+
+    Attributes
+    ----------
+    label, guess
+        The true label, and the likeliest.
+    cell
+        The statistics of those rows.
+    share
+        The part of the whole loss that they make up; None where the whole is 0 or infinite.
+    """
+
+    label: str
+    guess: str
+    cell: Cell
+    share: float | None
+
+
+@dataclass(frozen=True)
+class TableScore:
+    """The log loss of a table of predictions, and where it comes from. All amounts in nats.
+
+    Attributes
+    ----------
+    path
+        The file.
+    reading
+        How its columns were read, in sentences with the flag to say otherwise.
+    names
+        The labels, in the order of the columns.
+    tally
+        The mergeable statistics that everything else is computed from.
+    floors
+        Floors under every probability for which the score is given too.
+    worst
+        The rows with the largest loss, infinite ones first.
+    allow_unnormalised
+        How far from 1 sums were allowed to be; None for rounding only.
+    """
+
+    path: str
+    reading: tuple[str, ...]
+    names: tuple[str, ...]
+    tally: Tally
+    floors: tuple[float, ...]
+    worst: tuple[ScoredRow, ...]
+    allow_unnormalised: float | None
+
+    @cached_property
+    def _whole(self) -> Cell:
+        return self.tally.whole
+
+    @property
+    def summary(self) -> LossSummary:
+        """The mergeable statistics of the losses of all rows with a weight."""
+        return self._whole.summary
+
+    @property
+    def rows(self) -> int:
+        """Number of data rows, those of weight 0 too."""
+        return self._whole.rows
+
+    @property
+    def loose_rows(self) -> int:
+        """Rows accepted by `allow_unnormalised` only."""
+        return self.tally.loose
+
+    @cached_property
+    def classes(self) -> tuple[ClassScore, ...]:
+        """The score of each label's rows, in the order of the columns."""
+        cells = [self.tally.classes.get(k, Cell()) for k in range(1, len(self.names) + 1)]
+        return tuple(
+            ClassScore(name, cell.summary, cell.correct, self._share(cell))
+            for name, cell in zip(self.names, cells, strict=True)
+        )
+
+    @cached_property
+    def confusions(self) -> tuple[Confusion, ...]:
+        """The pairs of a true and a likeliest label, those which cost most first.
+
+        The pairs of infinite loss come before all others; of more than 10 000 pairs there are the
+        costliest here.
+        """
+        found = [
+            Confusion(self.names[k - 1], self.names[guess - 1], cell, self._share(cell))
+            for (k, guess), cell in self.tally.guesses.items()
+            if cell.summary.n
+        ]
+        return tuple(
+            sorted(
+                found, key=lambda c: (-c.cell.summary.total, -c.cell.summary.n, c.label, c.guess)
+            )
+        )
+
+    def _share(self, cell: Cell) -> float | None:
+        whole = self.summary.total
+        return cell.summary.total / whole if math.isfinite(whole) and whole > 0.0 else None
+
+    @cached_property
+    def floor_scores(self) -> Mapping[float, float]:
+        """The log loss with a floor under every probability, per floor."""
+        return {floor: self.tally.log_loss_above(floor, self.floors) for floor in self.floors}
+
+    @property
+    def brier_score(self) -> float:
+        """Mean of Σ_c (p_c − y_c)² over all classes, in [0, 2]; for two classes twice (p − y)²."""
+        return self._whole.brier / self.summary.weight
+
+    @property
+    def perplexity(self) -> float:
+        """exp(log loss): as many equally likely labels would be as hard to tell."""
+        return math.exp(self.log_loss) if self.log_loss < 709.0 else math.inf
+
+    def concentration(self, share: float = 0.01) -> float | None:
+        """Return the part of the loss that so large a share of the rows makes up, the worst ones.
+
+        None where the loss is 0 or infinite. Computed from bins of the loss, 8 to each doubling:
+        rows at the edge count with the mean of their bin.
+        """
+        return self.tally.heaviest(share)[0]
+
+    @property
+    def top_label(self) -> Histogram | None:
+        """The likeliest label as a yes-or-no prediction (is it the truth?), by its probability."""
+        return self.tally.top
+
+    @property
+    def n(self) -> int:
+        """Number of rows that have a weight."""
+        return self.summary.n
+
+    @property
+    def log_loss(self) -> float:
+        """Mean of −log P(truth); +∞ when some row with a weight gave the truth 0."""
+        return self.summary.log_loss
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the log loss; None when infinite or for fewer than two rows."""
+        return self.summary.standard_error
+
+    @property
+    def finite_log_loss(self) -> float | None:
+        """Mean over the rows with a finite loss; None when there is none."""
+        return self.summary.finite_log_loss if self.summary.finite_rows else None
+
+    @property
+    def infinite_rows(self) -> int:
+        """Number of rows with P(truth) = 0 and a weight."""
+        return self.summary.infinite_rows
+
+    @property
+    def typical_probability(self) -> float:
+        """Geometric mean of P(truth), exp(−log loss)."""
+        return math.exp(-self.log_loss)
+
+    @property
+    def base_rate_loss(self) -> float:
+        """Entropy of the labels' own frequencies: the loss of always predicting those.
+
+        In-sample: no constant prediction scores better on these rows.
+        """
+        whole = self.summary.weight
+        shares = [c.summary.weight / whole for c in self.classes if c.summary.weight]
+        return math.fsum(-share * math.log(share) for share in shares) + 0.0
+
+    @property
+    def skill(self) -> float | None:
+        """1 − loss / base-rate loss: 1 is perfect, 0 no better than the frequencies.
+
+        None where the loss is infinite or the labels are all the same.
+        """
+        base = self.base_rate_loss
+        return 1.0 - self.log_loss / base if base and math.isfinite(self.log_loss) else None
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted share of rows whose largest probability is the truth's, ties to the first."""
+        return math.fsum(c.correct_weight for c in self.classes) / self.summary.weight
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score as numbers, texts and None only: what is not finite is None."""
+        error = self.standard_error
+        return {
+            "file": self.path,
+            "reading": list(self.reading),
+            "rows": self.rows,
+            "n": self.n,
+            "log_loss_nats": _finite(self.log_loss),
+            "log_loss_bits": _finite(from_nats(self.log_loss, "bits")),
+            "standard_error_nats": error,
+            "standard_error_bits": None if error is None else from_nats(error, "bits"),
+            "typical_probability": self.typical_probability,
+            "base_rate_loss_nats": self.base_rate_loss,
+            "skill": self.skill,
+            "accuracy": self.accuracy,
+            "brier_score": self.brier_score,
+            "perplexity": _finite(self.perplexity),
+            "worst_1_percent_share": self.concentration(0.01),
+            "infinite_rows": self.infinite_rows,
+            "finite_log_loss_nats": self.finite_log_loss,
+            "floors": [
+                {"floor": floor, "log_loss_nats": loss} for floor, loss in self.floor_scores.items()
+            ],
+            "unnormalised_rows": self.loose_rows,
+            "allow_unnormalised": self.allow_unnormalised,
+            "classes": [
+                {
+                    "label": c.label,
+                    "n": c.summary.n,
+                    "weight": c.summary.weight,
+                    "log_loss_nats": _finite(c.summary.log_loss),
+                    "infinite_rows": c.summary.infinite_rows,
+                    "share": c.share,
+                    "accuracy": c.accuracy,
+                }
+                for c in self.classes
+            ],
+            "confusions": [
+                {
+                    "label": c.label,
+                    "guess": c.guess,
+                    "n": c.cell.summary.n,
+                    "weight": c.cell.summary.weight,
+                    "log_loss_nats": _finite(c.cell.summary.log_loss),
+                    "share": c.share,
+                }
+                for c in self.confusions[:_MOST_CONFUSIONS]
+            ],
+            "worst": [
+                {
+                    "row": row.number,
+                    "name": row.name,
+                    "label": row.label,
+                    "p_truth": row.p_truth,
+                    "loss_nats": _finite(row.loss),
+                    "probabilities": dict(row.probabilities),
+                }
+                for row in self.worst
+            ],
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

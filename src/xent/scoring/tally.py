@@ -1,0 +1,205 @@
+"""What one scan of a table returns: statistics of its rows, grouped in the ways a score needs.
+
+Everything that is said about a score is computed from a `Tally`, and tallies of parts of the rows
+merge into that of all. So the rows themselves never leave the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TypeVar
+
+from xent.scoring.histogram import Histogram
+from xent.scoring.summary import LossSummary
+
+__all__ = [
+    "LOSS_BINS_PER_OCTAVE",
+    "Cell",
+    "Tally",
+    "loss_bin_edges",
+    "loss_bin_sql",
+]
+
+LOSS_BINS_PER_OCTAVE = 8
+_ZERO, _LOWEST, _HIGHEST, _INFINITE = -401, -400, 80, 81
+Key = TypeVar("Key")
+
+
+def loss_bin_sql(loss: str) -> str:
+    """Return SQL for the bin of a loss: 8 to every doubling, exact 0 and ∞ (NULL) apart.
+
+    Examples
+    --------
+    >>> print(loss_bin_sql("l"))
+    CASE WHEN l IS NULL THEN 81 WHEN l = 0 THEN -401 ELSE CAST(greatest(-400, least(80,
+    floor(8 * log2(l)))) AS INTEGER) END
+    """
+    inside = f"greatest({_LOWEST}, least({_HIGHEST}, floor({LOSS_BINS_PER_OCTAVE} * log2({loss}))))"
+    return (
+        f"CASE WHEN {loss} IS NULL THEN {_INFINITE} WHEN {loss} = 0 THEN {_ZERO} "
+        f"ELSE CAST({inside} AS INTEGER) END"
+    )
+
+
+def loss_bin_edges(number: int) -> tuple[float, float]:
+    """Return the losses, in nats, between which those of a bin lie.
+
+    Examples
+    --------
+    >>> loss_bin_edges(0), loss_bin_edges(-8)[0], loss_bin_edges(81)
+    ((1.0, 1.0905), 0.5, (inf, inf))
+    """
+    if number in (_ZERO, _INFINITE):
+        both = 0.0 if number == _ZERO else math.inf
+        return both, both
+    least = 0.0 if number == _LOWEST else 2.0 ** (number / LOSS_BINS_PER_OCTAVE)
+    most = math.inf if number == _HIGHEST else 2.0 ** ((number + 1) / LOSS_BINS_PER_OCTAVE)
+    return least, most
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The statistics of some rows.
+
+    Attributes
+    ----------
+    rows
+        All rows, those of weight 0 too.
+    summary
+        The statistics of their losses.
+    brier
+        Σw·Σ_c (p_c − y_c)², the sum of all classes' squared differences.
+    correct
+        Σw of the rows whose largest probability is the truth's, ties going to the first class.
+
+    Examples
+    --------
+    >>> Cell(1, LossSummary.from_rows([0.5]), 0.2, 1.0).merge(Cell()).brier
+    0.2
+    """
+
+    rows: int = 0
+    summary: LossSummary = field(default_factory=LossSummary)
+    brier: float = 0.0
+    correct: float = 0.0
+
+    def merge(self, *others: Cell) -> Cell:
+        """Return the statistics of these rows and the others' together."""
+        parts = [self, *others]
+        return Cell(
+            sum(part.rows for part in parts),
+            self.summary.merge(*(part.summary for part in others)),
+            math.fsum(part.brier for part in parts),
+            math.fsum(part.correct for part in parts),
+        )
+
+    @property
+    def brier_score(self) -> float | None:
+        """Mean of the sum of the classes' squared differences, in [0, 2]; None without rows."""
+        return self.brier / self.summary.weight if self.summary.weight else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Weighted share of the rows that were called right; None without rows."""
+        return self.correct / self.summary.weight if self.summary.weight else None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The statistics of the good rows of a table, grouped in every way that was asked for.
+
+    Attributes
+    ----------
+    classes
+        By the true class, counted from 1.
+    guesses
+        By the true class and the likeliest one; those beyond the largest 10 000 are not here.
+    losses
+        By the loss's bin (`loss_bin_edges`) and by how many of the floors lie above P(truth).
+    top
+        The likeliest class as a yes-or-no prediction: is it the truth?
+    slices
+        For each column, by its value.
+    loose
+        Rows whose sum is off by more than rounding, accepted because the caller said so.
+    """
+
+    classes: Mapping[int, Cell]
+    guesses: Mapping[tuple[int, int], Cell] = field(default_factory=dict)
+    losses: Mapping[tuple[int, int], Cell] = field(default_factory=dict)
+    top: Histogram | None = None
+    slices: tuple[Mapping[str | None, Cell], ...] = ()
+    loose: int = 0
+
+    @property
+    def whole(self) -> Cell:
+        """The statistics of all rows."""
+        return Cell().merge(*self.classes.values())
+
+    def log_loss_above(self, floor: float, floors: Sequence[float]) -> float:
+        """Return the log loss, nats, with a floor under every probability.
+
+        Parameters
+        ----------
+        floor
+            One of `floors`.
+        floors
+            Those that the losses are grouped by, the lowest first.
+        """
+        enough = len(floors) - list(floors).index(floor)
+        below = [cell.summary for (_, count), cell in self.losses.items() if count >= enough]
+        above = [cell.summary for (_, count), cell in self.losses.items() if count < enough]
+        parts = [part.weight * -math.log(floor) for part in below]
+        parts += [part.finite_total for part in above]
+        return math.fsum(parts) / math.fsum(part.weight for part in below + above)
+
+    def heaviest(self, share: float) -> tuple[float | None, float | None]:
+        """Return what part of the loss, and of its variance, the worst rows make up.
+
+        Parameters
+        ----------
+        share
+            Which rows: so large a part of all weight, those of the largest losses.
+
+        Returns
+        -------
+        tuple
+            The two parts, each None where the whole is 0 or infinite. Rows at the edge count with
+            the mean of their bin.
+        """
+        by_bin: dict[int, list[LossSummary]] = {}
+        for (number, _), cell in self.losses.items():
+            by_bin.setdefault(number, []).append(cell.summary)
+        whole = self.whole.summary
+        if whole.infinite_rows or not whole.n:
+            return None, None
+        left, mean = share * whole.weight, whole.log_loss
+        losses, squares = [], []
+        for number in sorted(by_bin, reverse=True):
+            part = LossSummary().merge(*by_bin[number]).about(mean)
+            taken = min(1.0, left / part.weight) if part.weight else 0.0
+            losses += [taken * part.total]
+            squares += [taken * part.second_squared]
+            left -= taken * part.weight
+            if left <= 0.0:
+                break
+        spread = whole.about(mean).second_squared
+        return (
+            math.fsum(losses) / whole.total if whole.total > 0.0 else None,
+            min(math.fsum(squares) / spread, 1.0) if spread > 0.0 else None,
+        )
+
+
+def joined(parts: Iterable[Mapping[Key, Cell]]) -> dict[Key, Cell]:
+    """Merge cells of equal keys."""
+
+    def added(into: dict[Key, Cell], part: Mapping[Key, Cell]) -> dict[Key, Cell]:
+        for key, cell in part.items():
+            into[key] = into[key].merge(cell) if key in into else cell
+        return into
+
+    empty: dict[Key, Cell] = {}
+    return reduce(added, parts, empty)
