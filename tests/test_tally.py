@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import duckdb
 import numpy as np
 import pytest
+from tables import csv_of, parquet_of
 
 import xent
+from xent.cli import main
+from xent.errors import OptionError, TableError
 from xent.report import render_text
 from xent.scoring import LossSummary, score_table
 from xent.scoring.duckdb import open_table
@@ -252,3 +256,71 @@ def test_the_report_says_which_mistakes_cost_most(tmp_path):
     assert document["brier_score"] == score.brier_score
     assert document["confusions"][0]["share"] == score.confusions[0].share
     assert document["worst_1_percent_share"] == score.concentration(0.01)
+
+
+def test_the_score_of_each_slice(tmp_path, capsys):
+    p, y, w = predictions(zeros=False)
+    country = np.array(["de", "fr", "[b]it's"])[np.arange(len(y)) % 3]
+    path = written(tmp_path, p, y, w, slices={"country": country, "month": np.arange(len(y)) % 25})
+    score = score_table(path, by=["country", "month", "country"], probabilities="p_*")
+    assert score.by == ("country", "month")
+    losses = losses_of(p, y)
+    for s in score.slices:
+        own = (country if s.column == "country" else np.arange(len(y)) % 25).astype(str) == s.value
+        same(s.cell.summary, losses[own], w[own])
+        assert s.share == pytest.approx((w[own] @ losses[own]) / (w @ losses), rel=1e-9)
+    shares = [s.share for s in score.slices if s.column == "month"]
+    assert shares == sorted(shares, reverse=True)
+    text = render_text(score)
+    assert "[b]it's" in text
+    assert "… 5 more (--json has all)" in text
+    words = [
+        "score",
+        str(path),
+        "--probabilities",
+        "p_*",
+        "--by",
+        "country",
+        "--by",
+        "month",
+        "--json",
+        "-",
+    ]
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [s["value"] for s in document["slices"]][:3] == [s.value for s in score.slices[:3]]
+    assert len(document["slices"]) == 28
+
+
+def test_rows_without_a_value_are_a_slice_of_their_own(tmp_path):
+    path = csv_of(tmp_path, ["label,p,part", "1,0.5,a", "0,0.5,", "1,0.25,"])
+    parts = {s.value: s.cell.summary for s in score_table(path, by=["part"]).slices}
+    assert {value: part.n for value, part in parts.items()} == {"a": 1, None: 2}
+    parquet = parquet_of(tmp_path, label=[1, 0, 1], p=[0.5, 0.5, 0.25], part=["a", None, None])
+    scored = score_table(parquet, by=["part"])
+    assert {s.value: s.cell.summary.n for s in scored.slices} == {"a": 1, None: 2}
+    assert "(none)" in render_text(scored)
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        (["p_0"], "holds the probabilities"),
+        (["parts"], "did you mean 'part'"),
+        (["lists"], r"holds INTEGER\[\]"),
+        ("part", "must be a list of columns: got 'part'"),
+    ],
+)
+def test_columns_that_slice_nothing_are_refused(tmp_path, by, said):
+    columns = {"label": "i % 2", "p_0": "0.5", "p_1": "0.5", "part": "i % 3", "lists": "[i::INT]"}
+    with pytest.raises((OptionError, TableError), match=said):
+        score_table(parquet_of(tmp_path, **columns), by=by, probabilities="p_*")
+
+
+def test_more_slices_than_can_be_looked_at_are_refused(tmp_path, monkeypatch):
+    for name in ("query", "table"):
+        monkeypatch.setattr(f"xent.scoring.{name}.MOST_GUESSES", 20)
+    path = parquet_of(tmp_path, label="i % 2", p_0="0.5", p_1="0.5", few="i % 20", many="i % 21")
+    assert len(score_table(path, by=["few"]).slices) == 20
+    with pytest.raises(TableError, match=r"'many' of .* into 20 values at most"):
+        score_table(path, by=["few", "many"])

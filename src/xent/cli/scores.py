@@ -40,6 +40,9 @@ def add_to(app: Typer) -> None:
         id: str | None = typer.Option(  # noqa: A002 - the name of the flag
             None, metavar="COLUMN", help="What names a row in the report; 'none' for its number."
         ),
+        by: list[str] = typer.Option(
+            [], metavar="COLUMN", help="Score each value of COLUMN by itself; may be repeated."
+        ),
         allow: list[str] = typer.Option(
             [],
             metavar="unnormalised=TOLERANCE",
@@ -58,6 +61,7 @@ def add_to(app: Typer) -> None:
             "classes": None if classes is None else classes.split(","),
             "weights": weights,
             "id": id,
+            "by": by,
             "allow_unnormalised": _parse_allow(allow),
             "worst": worst,
         }

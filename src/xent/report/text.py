@@ -20,11 +20,11 @@ from xent.report.wording import (
 from xent.units import from_nats
 
 if TYPE_CHECKING:
-    from xent.scoring import Confusion, ScoredRow, TableScore
+    from xent.scoring import Confusion, ScoredRow, SliceScore, TableScore
 
 __all__ = ["render_text"]
 
-_MOST_CLASSES, _MOST_CONFUSIONS = 30, 5
+_MOST_CLASSES, _MOST_SLICES, _MOST_CONFUSIONS = 30, 20, 5
 
 
 def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> str:
@@ -57,6 +57,9 @@ def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> s
     if len(score.classes) > 2 and mistakes:
         console.print()
         console.print(_mistakes_table(mistakes))
+    for column in score.by:
+        console.print()
+        console.print(_slice_table(column, [s for s in score.slices if s.column == column]))
     if score.infinite_rows:
         console.print()
         for line in _infinite_lines(score):
@@ -137,6 +140,30 @@ def _class_table(score: TableScore, *, wide: bool) -> Any:
     left = len(score.classes) - _MOST_CLASSES
     if left > 0:
         table.add_row(f"… {left} more (--json has all)")
+    return table
+
+
+def _slice_table(column: str, slices: Sequence[SliceScore]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(plain(column), overflow="fold")
+    for head in ("rows", "nats", "± 1 s.e.", "share of the loss", "accuracy"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for s in slices[:_MOST_SLICES]:
+        error = s.cell.summary.standard_error
+        table.add_row(
+            Text("(none)", style="italic") if s.value is None else Text(plain(s.value)),
+            f"{s.cell.summary.n:,}",
+            number(s.cell.summary.log_loss),
+            "" if error is None else number(error),
+            tenths(s.share),
+            tenths(s.cell.accuracy),
+        )
+    if len(slices) > _MOST_SLICES:
+        table.add_row(f"… {len(slices) - _MOST_SLICES} more (--json has all)")
     return table
 
 

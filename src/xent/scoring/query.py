@@ -21,7 +21,8 @@ __all__ = ["FAULTS", "MOST_GUESSES", "Query", "Scan"]
 # What can be wrong with a row, most basic first; the number is the fault's code in the query.
 FAULTS = ("", "label", "weight", "missing", "length", "value", "unknown", "sum")
 MOST_GUESSES = 10_000
-"""Pairs of a true and a likeliest class that are fetched: those which cost the most."""
+"""Pairs of a true and a likeliest class that are fetched: those which cost the most. So many values
+may a column of slices have."""
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -305,9 +306,13 @@ class Query:
         sets = ", ".join(f"(fault, {', '.join(by)})" for by in keys.values())
         source = self._keyed() if explain else self._lossy(numbered=False)
         sql = f"SELECT fault, {', '.join(asked)} FROM {source} GROUP BY GROUPING SETS ({sets})"
-        if explain and self.length**2 > MOST_GUESSES:
-            place = "row_number() OVER (PARTITION BY g_guess ORDER BY n_first DESC)"
-            sql = f"SELECT * FROM ({sql}) QUALIFY g_guess = 1 OR {place} <= {MOST_GUESSES}"
+        many = [f"s{i}" for i in range(len(self.slices))]
+        many += ["guess"] if explain and self.length**2 > MOST_GUESSES else []
+        if many:
+            few = " AND ".join(f"g_{column} = 1" for column in many)
+            groups_of = ", ".join(f"g_{column}" for column in many)
+            place = f"row_number() OVER (PARTITION BY {groups_of} ORDER BY n_first DESC NULLS LAST)"
+            sql = f"SELECT * FROM ({sql}) QUALIFY ({few}) OR {place} <= {MOST_GUESSES + 1}"
         names = ["fault", *(n for c in columns for n in (c, f"g_{c}")), *(f"n_{n}" for n in sums)]
         found = [dict(zip(names, row, strict=True)) for row in self.table.rows(sql)]
         faults: dict[str, int] = {}
@@ -328,7 +333,10 @@ class Query:
         }
         tally = Tally(
             classes=classes,
-            guesses={key: self._cell(row) for key, row in groups.get("guess", {}).items()},
+            guesses={
+                key: self._cell(row)
+                for key, row in list(groups.get("guess", {}).items())[:MOST_GUESSES]
+            },
             losses={key: self._cell(row) for key, row in groups.get("loss", {}).items()},
             top=self._top(groups["top"]) if explain else None,
             slices=tuple(

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
+from xent.scoring.columns import find_column
 from xent.scoring.duckdb import Table, open_table
-from xent.scoring.query import Query
+from xent.scoring.query import MOST_GUESSES, Query
 from xent.scoring.reading import Reading, Wishes, read_roles
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from xent.scoring.table_score import ScoredRow, TableScore
@@ -37,6 +38,7 @@ def score_table(
     classes: Sequence[str] | None = None,
     weights: str | None = None,
     id: str | None = None,  # noqa: A002 - the name of the flag
+    by: Sequence[str] = (),
     allow_unnormalised: float | None = None,
     worst: int = 5,
 ) -> TableScore:
@@ -64,6 +66,8 @@ def score_table(
         but must be a valid row all the same.
     id
         The column that names a row in the report; ``"none"`` for row numbers.
+    by
+        Columns whose values slice the rows: each value is scored by itself.
     allow_unnormalised
         Accept rows whose sum lies within this of 1 (numbers rounded to a few decimals). They are
         used as given.
@@ -101,21 +105,32 @@ def score_table(
             f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
         )
     _check_source(source)
+    sliced = list(dict.fromkeys(_texts("by", by, "columns", "['country', 'month']") or []))
     wishes = Wishes(
         _text("label", label),
         _text("probabilities", probabilities),
         _text("positive", positive),
-        _texts("classes", classes),
+        _texts("classes", classes, "label values in the order of the columns", "['cat', 'dog']"),
         _text("weights", weights),
         _text("id", id),
     )
     with open_table(source) as table:
         reading = read_roles(table, wishes)
         length = _length(table, reading)
-        query = Query(table, reading, length=length, allowed=allow_unnormalised, floors=FLOORS)
+        slices = [_slice_column(table, reading, name) for name in sliced]
+        query = Query(
+            table, reading, length=length, allowed=allow_unnormalised, floors=FLOORS, slices=slices
+        )
         scan = query.scan()
         for fault, rows in scan.faults.items():
             raise _fault_error(query, fault, rows)
+        for name, cells in zip(sliced, scan.tally.slices, strict=True):
+            if len(cells) > MOST_GUESSES:
+                raise TableError(
+                    f"column {name!r} of {str(table.path)!r} must slice the rows into "
+                    f"{MOST_GUESSES} values at most: got more. Hint: --by takes columns whose "
+                    "values rows share; cut numbers into ranges first."
+                )
         tally = _well_centred(query, scan.tally)
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
         whole = tally.whole
@@ -135,6 +150,7 @@ def score_table(
         reading=reading.words,
         names=names,
         tally=tally,
+        by=tuple(sliced),
         floors=query.floors,
         worst=tuple(
             ScoredRow(number, name, truth, p, dict(zip(names, every, strict=True)))
@@ -142,6 +158,18 @@ def score_table(
         ),
         allow_unnormalised=allow_unnormalised,
     )
+
+
+def _slice_column(table: Table, reading: Reading, name: str) -> int:
+    """Return a column that may slice the rows."""
+    column = find_column(table, name, "by")
+    if column in reading.columns or table.kinds[column] in {"list", "other"}:
+        what = "the probabilities" if column in reading.columns else table.types[column]
+        raise OptionError(
+            f"--by must name a column of values that rows share: got {name!r}, which holds {what}. "
+            "Hint: a country, a version, a month."
+        )
+    return column
 
 
 def _is_real(value: object) -> bool:
@@ -173,14 +201,13 @@ def _text(name: str, value: object) -> str | None:
     )
 
 
-def _texts(name: str, value: Any) -> list[str] | None:
+def _texts(name: str, value: Any, what: str, example: str) -> list[str] | None:
     """Return an option that is a list of values, as text, or None."""
     if value is None:
         return None
     if isinstance(value, (str, Set, Mapping)) or not isinstance(value, Iterable):
         raise OptionError(
-            f"{name} must be a list of label values in the order of the columns: got {value!r}. "
-            f"Hint: {name}=['cat', 'dog']."
+            f"{name} must be a list of {what}: got {value!r}. Hint: {name}={example}."
         )
     return [str(item) for item in value]
 

@@ -13,7 +13,7 @@ from xent.scoring.summary import LossSummary
 from xent.scoring.tally import Cell, Tally
 from xent.units import from_nats
 
-__all__ = ["ClassScore", "Confusion", "ScoredRow", "TableScore"]
+__all__ = ["ClassScore", "Confusion", "ScoredRow", "SliceScore", "TableScore"]
 
 _MOST_CONFUSIONS = 100
 
@@ -97,6 +97,26 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class SliceScore:
+    """The score of the rows of one value of a column.
+
+    Attributes
+    ----------
+    column, value
+        The column, and the value as text; None where it has none.
+    cell
+        The statistics of those rows.
+    share
+        The part of the whole loss that they make up; None where the whole is 0 or infinite.
+    """
+
+    column: str
+    value: str | None
+    cell: Cell
+    share: float | None
+
+
+@dataclass(frozen=True)
 class TableScore:
     """The log loss of a table of predictions, and where it comes from. All amounts in nats.
 
@@ -110,6 +130,8 @@ class TableScore:
         The labels, in the order of the columns.
     tally
         The mergeable statistics that everything else is computed from.
+    by
+        The columns whose values slice the rows.
     floors
         Floors under every probability for which the score is given too.
     worst
@@ -122,6 +144,7 @@ class TableScore:
     reading: tuple[str, ...]
     names: tuple[str, ...]
     tally: Tally
+    by: tuple[str, ...]
     floors: tuple[float, ...]
     worst: tuple[ScoredRow, ...]
     allow_unnormalised: float | None
@@ -170,6 +193,22 @@ class TableScore:
             sorted(
                 found, key=lambda c: (-c.cell.summary.total, -c.cell.summary.n, c.label, c.guess)
             )
+        )
+
+    @cached_property
+    def slices(self) -> tuple[SliceScore, ...]:
+        """The score of each value of each column of `by`, those which cost most first.
+
+        A standard error of a slice has 8 digits of its loss, fewer than that of all rows.
+        """
+        return tuple(
+            SliceScore(column, value, cell, self._share(cell))
+            for column, cells in zip(self.by, self.tally.slices, strict=True)
+            for value, cell in sorted(
+                cells.items(),
+                key=lambda item: (-item[1].summary.total, -item[1].summary.n, str(item[0])),
+            )
+            if cell.summary.n
         )
 
     def _share(self, cell: Cell) -> float | None:
@@ -306,6 +345,20 @@ class TableScore:
                     "share": c.share,
                 }
                 for c in self.confusions[:_MOST_CONFUSIONS]
+            ],
+            "slices": [
+                {
+                    "column": s.column,
+                    "value": s.value,
+                    "n": s.cell.summary.n,
+                    "weight": s.cell.summary.weight,
+                    "log_loss_nats": _finite(s.cell.summary.log_loss),
+                    "standard_error_nats": s.cell.summary.standard_error,
+                    "infinite_rows": s.cell.summary.infinite_rows,
+                    "share": s.share,
+                    "accuracy": s.cell.accuracy,
+                }
+                for s in self.slices
             ],
             "worst": [
                 {
