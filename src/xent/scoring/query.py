@@ -235,7 +235,8 @@ class Query:
         below = " + ".join(f"CAST(p < {floor!r} AS INTEGER)" for floor in self.floors) or "0"
         return (
             f"(SELECT *, {loss_bin_sql('l')} AS lb, {below} AS f, {bin_of_sql('t')} AS tb, "
-            "CASE WHEN c THEN -ln(t) WHEN t < 1.0 THEN -ln(1.0 - t) END AS tl "
+            "CASE WHEN fault > 0 THEN NULL WHEN c THEN -ln(t) WHEN t < 1.0 THEN -ln(1.0 - t) END "
+            "AS tl "
             "FROM (SELECT *, guess = k AS c, least(high, 1.0) AS t, "
             f"CASE WHEN fault = 0 THEN greatest({squares} - 2.0 * p + 1.0, 0.0) END AS b "
             f"FROM {self._lossy(numbered=False)}))"
