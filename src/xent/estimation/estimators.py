@@ -49,7 +49,7 @@ def surprisals(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def divergence_excess(above: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Return d − log(1 + d) for d = above/base, exact integers with base > 0 and above ≥ −base.
+    """Return d − log(1 + d) for d = above/base, where base > 0 and above ≥ −base.
 
     It is never negative, and +∞ for d = −1. With d = (q − p)/p a divergence Σ p·log(p/q) is
     Σ p·(d − log(1 + d)), because Σ(q − p) = 0, and nothing cancels in that sum. The difference of
