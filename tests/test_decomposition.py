@@ -629,7 +629,7 @@ def test_calibrated_predictions_lie_in_the_band_as_often_as_it_says():
     at = inside[0][1]
     place = np.linspace(5, at.bins.size - 6, 9).astype(int)
     prediction = decomposition.predicted(at)[:, 0]
-    values = reliability._calibrated(at, prediction, place, prediction[place], 2000, g)
+    values = reliability._calibrated(at, prediction, prediction[place], 2000, g)
     lower, upper = np.quantile(values, [0.05, 0.95], axis=0)
     fits = np.array([fit[place] for fit, _ in inside])
     share = ((fits >= lower) & (fits <= upper)).mean()
@@ -651,15 +651,18 @@ def test_the_band_is_passed_where_predictions_are_miscalibrated_and_hardly_other
     assert (wide.upper >= narrow.upper).all()
 
 
-@pytest.mark.parametrize("drawn_weights", [[1.0] * 400, [1.0, 3.0] * 200, [1.0] * 399 + [30.0]])
-def test_weights_widen_the_band_by_the_variance_they_cause(drawn_weights):
-    w = np.array(drawn_weights)
-    found = Histogram.from_rows(np.full(400, 0.3), np.arange(400) < 120, w)
+@pytest.mark.parametrize(
+    "w", [[1.0] * 400, [1.0, 3.0] * 200, [1.0] * 399 + [30.0], [1.0, 2.0], [1.0, 1.0, 3.0], [5.0]]
+)
+def test_weights_widen_the_band_by_the_variance_they_cause(w):
+    w = np.array(w)
+    found = Histogram.from_rows(np.full(w.size, 0.3), np.ones(w.size), w)
     values = reliability._calibrated(
-        found, np.array([0.3]), np.array([0]), np.array([0.3]), 5000, np.random.default_rng(0)
+        found, np.array([0.3]), np.array([0.3]), 10_000, np.random.default_rng(0)
     )
-    assert values.mean() == pytest.approx(0.3, abs=0.003)
-    assert values.var() == pytest.approx(0.21 * (w**2).sum() / w.sum() ** 2, rel=0.08)
+    variance = 0.21 * (w**2).sum() / w.sum() ** 2
+    assert values.mean() == pytest.approx(0.3, abs=0.04 * math.sqrt(variance))
+    assert values.var() == pytest.approx(variance, rel=0.05)
 
 
 def test_many_blocks_are_thinned_to_two_hundred_of_the_same_total():
@@ -671,7 +674,18 @@ def test_many_blocks_are_thinned_to_two_hundred_of_the_same_total():
     assert (np.diff(curve.recalibrated) > 0).all()
     assert (curve.weight * curve.recalibrated).sum() == pytest.approx(found.hits.sum(), rel=1e-12)
     # Joined where the shares differ least in their own scatter, not only where rows are few.
-    assert np.interp(0.5, curve.predicted, curve.recalibrated) == pytest.approx(0.5, abs=0.01)
+    z = np.linspace(-5, 5, 50)
+    np.testing.assert_allclose(
+        logit(np.interp(expit(z), curve.predicted, curve.recalibrated)), 0.8 * z, atol=0.05
+    )
+
+
+def test_the_band_of_a_wide_block_lies_about_its_mean_prediction():
+    found = Histogram.from_rows([0.2] * 4000 + [0.6] * 4000, np.arange(8000) < 4000)
+    curve = reliability_curve(found, draws=200)
+    assert (curve.predicted.tolist(), curve.recalibrated.tolist()) == ([pytest.approx(0.4)], [0.5])
+    assert (curve.first[0], curve.last[0]) == (pytest.approx(0.2), pytest.approx(0.6))
+    assert 0.38 < curve.lower[0] < 0.4 < curve.upper[0] < 0.42
 
 
 def test_the_same_seed_gives_the_same_band():

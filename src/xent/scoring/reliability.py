@@ -132,7 +132,7 @@ def reliability_curve(
     last = np.append(starts[1:], h.bins.size) - 1
     weight = np.add.reduceat(h.weight, starts)
     means = np.add.reduceat(h.weight * prediction[:, 0], starts) / weight
-    values = _calibrated(h, prediction[:, 0], starts, means, draws, np.random.default_rng(seed))
+    values = _calibrated(h, prediction[:, 0], means, draws, np.random.default_rng(seed))
     lower, upper = np.quantile(values, [0.5 - level / 2.0, 0.5 + level / 2.0], axis=0)
     return ReliabilityCurve(
         means,
@@ -177,21 +177,21 @@ def _thinned(h: Histogram, starts: np.ndarray) -> np.ndarray:
 def _calibrated(
     h: Histogram,
     prediction: np.ndarray,
-    starts: np.ndarray,
     means: np.ndarray,
     draws: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Return the recalibrated values of draws of calibrated predictions, shape (draws, points)."""
+    """Return the values at some places of recalibrated draws of calibrated predictions.
+
+    Shape (draws, places); between the means of two bins they lie on a line.
+    """
     rows = np.maximum(h.weight / h.weight_squared * h.weight, 1.0)
     fewer = np.floor(rows * (1.0 + 1e-12))
     # E[1/n] = 1/rows, which is what the variance of a mean goes by.
     one_more = (rows - fewer) * (fewer + 1.0) / rows
-    last = np.append(starts[1:], h.bins.size) - 1
     place = np.interp(means, prediction, np.arange(prediction.size))
-    place = np.clip(place, starts, last)  # predictions that are all rounded to 1 have one abscissa
     low = np.floor(place).astype(np.intp)
-    high, part = np.minimum(low + 1, last), place - low
+    high, part = np.minimum(low + 1, prediction.size - 1), place - low
     values = np.empty((draws, means.size))
     for draw in range(draws):
         n = fewer + (generator.random(rows.size) < one_more)
