@@ -15,7 +15,7 @@ import pytest
 
 import xent
 from xent.cli import main, process
-from xent.scoring import score_table
+from xent.scoring import score
 from xent.scoring.duckdb import open_table
 
 ROOT = Path(__file__).parents[1]
@@ -56,26 +56,26 @@ def test_the_example_is_scored_without_flags(capsys):
     assert main(["score", str(EXAMPLE)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    score = score_table(EXAMPLE)
-    assert f"{score.log_loss:.4f}" in out
+    result = score(EXAMPLE)
+    assert f"{result.log_loss:.4f}" in out
     assert "typically" in out
     assert "--probabilities" in out
     for label in ("cat", "dog", "fox"):
         assert label in out
-    assert 40 <= score.n <= 60
-    assert score.infinite_rows == 0
+    assert 40 <= result.n <= 60
+    assert result.infinite_rows == 0
 
 
 def test_json_on_standard_output_stands_alone(capsys, infinite):
     assert main(["score", str(EXAMPLE), "--json", "-"]) == 0
     data = strict(capsys.readouterr().out)
-    score = score_table(EXAMPLE)
-    assert data["n"] == score.n
-    assert data["log_loss_nats"] == pytest.approx(score.log_loss, rel=1e-14)
-    assert data["log_loss_bits"] == pytest.approx(score.log_loss / math.log(2), rel=1e-14)
-    assert data["standard_error_nats"] == pytest.approx(score.standard_error, rel=1e-12)
-    assert data["finite_log_loss_nats"] == pytest.approx(score.log_loss, rel=1e-14)
-    assert data["accuracy"] == score.accuracy
+    result = score(EXAMPLE)
+    assert data["n"] == result.n
+    assert data["log_loss_nats"] == pytest.approx(result.log_loss, rel=1e-14)
+    assert data["log_loss_bits"] == pytest.approx(result.log_loss / math.log(2), rel=1e-14)
+    assert data["standard_error_nats"] == pytest.approx(result.standard_error, rel=1e-12)
+    assert data["finite_log_loss_nats"] == pytest.approx(result.log_loss, rel=1e-14)
+    assert data["accuracy"] == result.accuracy
     assert data["infinite_rows"] == 0
     assert [c["label"] for c in data["classes"]] == ["cat", "dog", "fox"]
     assert main(["score", str(infinite), "--json", "-"]) == 0
@@ -89,7 +89,7 @@ def test_json_in_a_file_stands_beside_the_report(capsys, tmp_path):
     target.write_text("old")
     assert main(["score", str(EXAMPLE), "--json", str(target)]) == 0
     assert "typically" in capsys.readouterr().out
-    assert strict(target.read_text(encoding="utf-8"))["n"] == score_table(EXAMPLE).n
+    assert strict(target.read_text(encoding="utf-8"))["n"] == score(EXAMPLE).n
     assert os.listdir(tmp_path) == ["score.json"]
 
 
@@ -232,7 +232,7 @@ def test_control_c_is_status_130(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xent.scoring.score_table", interrupted)
+    monkeypatch.setattr("xent.scoring.score", interrupted)
     assert main(["score", str(EXAMPLE)]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

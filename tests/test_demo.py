@@ -26,7 +26,7 @@ def entries(folder):
 def test_every_entry_scores_the_file_that_it_wrote(entries):
     assert len(entries) == 8
     for entry in entries:
-        again = xent.scoring.score_table(entry.score.path)
+        again = xent.scoring.score(entry.score.path)
         assert again.log_loss == entry.score.log_loss == pytest.approx(entry.plain[0], rel=1e-12)
         assert again.n == {"digits": 1797, "breast cancer": 569}[entry.data]
 

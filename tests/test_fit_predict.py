@@ -35,7 +35,7 @@ from xent.models import (
 )
 from xent.models.features import Columns, design, learn
 from xent.report import render_fit
-from xent.scoring import score_table
+from xent.scoring import score
 
 ROOT = Path(__file__).parents[1]
 FLOWERS = ROOT / "examples" / "flowers.csv"
@@ -247,9 +247,9 @@ def test_real_data_goes_through_fit_predict_and_score(tmp_path, load):
     proba = model.predict_proba(path)
     np.testing.assert_allclose(proba, arrays.predict_proba(x), atol=2e-6)
     made = predict_table(model, path, tmp_path / "p.parquet")
-    score = score_table(made.path)
+    result = score(made.path)
     loss = xent.log_loss(data.target, proba)
-    assert score.log_loss == pytest.approx(loss, rel=1e-13)
+    assert result.log_loss == pytest.approx(loss, rel=1e-13)
     assert model.summary.training_loss == pytest.approx(loss, rel=1e-10)
     shares = np.bincount(data.target) / len(data.target)
     assert model.summary.base_rate_loss == pytest.approx(xent.entropy(shares), rel=1e-14)
@@ -326,9 +326,7 @@ def test_weights_count_as_the_same_row_so_many_times(tmp_path):
     measured = fit_table(weighted, target="kind", weights="w")
     made = predict_table(measured, weighted, tmp_path / "p.parquet")
     assert made.columns[:2] == ("label", "sample_weight")
-    assert score_table(made.path).log_loss == pytest.approx(
-        measured.summary.training_loss, rel=1e-10
-    )
+    assert score(made.path).log_loss == pytest.approx(measured.summary.training_loss, rel=1e-10)
 
 
 def test_rows_of_weight_0_bring_neither_a_class_nor_a_category(tmp_path):
@@ -513,9 +511,9 @@ def test_labels_of_any_kind_are_scored_without_flags(tmp_path, labels, formats):
     assert model.summary.training_loss == pytest.approx(expected, rel=1e-12)
     for suffix in formats:
         made = predict_table(model, path, tmp_path / f"p.{suffix}")
-        score = score_table(made.path)
-        assert score.log_loss == pytest.approx(expected, rel=1e-13), suffix
-        assert score.n == 120
+        result = score(made.path)
+        assert result.log_loss == pytest.approx(expected, rel=1e-13), suffix
+        assert result.n == 120
         # A part of the labels must not be matched to other columns than the whole.
         some = tmp_path / f"some.{suffix}"
         form = "FORMAT parquet" if suffix == "parquet" else "FORMAT csv"
@@ -528,7 +526,7 @@ def test_labels_of_any_kind_are_scored_without_flags(tmp_path, labels, formats):
                     [label],
                 )
             own = np.array(codes) == k
-            part = score_table(some)
+            part = score(some)
             assert part.log_loss == pytest.approx(-np.log(proba[own, k]).mean(), rel=1e-13)
 
 
@@ -550,7 +548,7 @@ def test_ids_labels_and_kept_columns_come_along(tmp_path):
     assert lines[0] == "id,label,extra,p_u,p_v"
     assert lines[3].startswith("r2,u,1.0,")
     assert len(lines) == 31
-    assert score_table(made.path).worst[0].name.startswith("r")
+    assert score(made.path).worst[0].name.startswith("r")
     assert predict_table(model, path, tmp_path / "q.csv", keep="*").columns == (
         "id", "label", "x", "extra", "p_u", "p_v",
     )  # fmt: skip
@@ -716,8 +714,8 @@ def test_fit_predict_and_score_follow_each_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", "flowers.json", str(FLOWERS), "-o", "p.parquet"]) == 0
     assert "p_setosa" in capsys.readouterr().out
-    score = score_table(tmp_path / "p.parquet")
-    assert score.log_loss == pytest.approx(model.summary.training_loss, rel=1e-10)
+    result = score(tmp_path / "p.parquet")
+    assert result.log_loss == pytest.approx(model.summary.training_loss, rel=1e-10)
     assert sorted(os.listdir(tmp_path)) == ["flowers.json", "p.parquet"]
 
 
@@ -820,7 +818,7 @@ def test_what_is_no_text_is_refused(tmp_path, capsys):
     with pytest.raises(TableError, match="--target"):
         fit_table(FLOWERS, target=odd)
     with pytest.raises(TableError, match="Unicode"):
-        score_table(tmp_path / f"{odd}.csv", label="species", probabilities="petal_*")
+        score(tmp_path / f"{odd}.csv", label="species", probabilities="petal_*")
     model = fit_table(FLOWERS, target="species", validation=QUICK)
     model.save(tmp_path / f"{odd}.json")
     assert TableModel.load(tmp_path / f"{odd}.json") == model

@@ -14,7 +14,7 @@ import xent
 from xent.cli import main
 from xent.errors import OptionError, TableError
 from xent.report import render_text
-from xent.scoring import LossSummary, score_table
+from xent.scoring import LossSummary, score
 from xent.scoring.duckdb import open_table
 from xent.scoring.histogram import Histogram
 from xent.scoring.query import MOST_GUESSES, Query
@@ -85,13 +85,11 @@ def test_every_group_of_the_scan_is_that_of_its_rows(tmp_path, layout, labels, w
     if (layout, labels) == ("list", "text"):
         pytest.skip("a list has its classes by their places")
     p, y, w = predictions()
-    score = score_table(
-        written(tmp_path, p, y, w if weighted else None, layout=layout, labels=labels)
-    )
+    result = score(written(tmp_path, p, y, w if weighted else None, layout=layout, labels=labels))
     w = w if weighted else np.ones(len(y))
     losses, guess = losses_of(p, y), p.argmax(axis=1)
     brier = ((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1)
-    tally = score.tally
+    tally = result.tally
     for k in range(p.shape[1]):
         own = y == k
         cell = tally.classes[k + 1]
@@ -102,8 +100,8 @@ def test_every_group_of_the_scan_is_that_of_its_rows(tmp_path, layout, labels, w
         for g in range(p.shape[1]):
             both = own & (guess == g)
             same(tally.guesses[k + 1, g + 1].summary, losses[both], w[both])
-    assert score.brier_score == pytest.approx((w @ brier) / w.sum(), rel=1e-12)
-    assert score.perplexity == math.inf
+    assert result.brier_score == pytest.approx((w @ brier) / w.sum(), rel=1e-12)
+    assert result.perplexity == math.inf
     top = Histogram.from_rows(p[np.arange(len(y)), guess], guess == y, w)
     assert tally.top.bins.tolist() == top.bins.tolist()
     for name in top.to_dict():
@@ -114,9 +112,9 @@ def test_every_group_of_the_scan_is_that_of_its_rows(tmp_path, layout, labels, w
 
 def test_one_column_of_probabilities_is_two_classes(tmp_path):
     p, y, w = predictions(classes=2, zeros=False)
-    one = score_table(written(tmp_path, p, y, w, layout="binary"))
+    one = score(written(tmp_path, p, y, w, layout="binary"))
     brier, perplexity, top = one.brier_score, one.perplexity, one.tally.top
-    two = score_table(written(tmp_path, p, y, w))
+    two = score(written(tmp_path, p, y, w))
     assert brier == pytest.approx(two.brier_score, rel=1e-12)
     assert perplexity == pytest.approx(math.exp(two.log_loss), rel=1e-12)
     np.testing.assert_allclose(top.loss, two.tally.top.loss, rtol=1e-9, atol=1e-13)
@@ -125,12 +123,12 @@ def test_one_column_of_probabilities_is_two_classes(tmp_path):
 
 def test_losses_are_grouped_by_bins_that_hold_them(tmp_path):
     p, y, _ = predictions()
-    score = score_table(written(tmp_path, p, y))
+    result = score(written(tmp_path, p, y))
     losses = losses_of(p, y)
     counted = 0
-    for (number, floors), cell in score.tally.losses.items():
+    for (number, floors), cell in result.tally.losses.items():
         least, most = loss_bin_edges(number)
-        below = sum(least_p > math.exp(-least) for least_p in score.floors)
+        below = sum(least_p > math.exp(-least) for least_p in result.floors)
         inside = (losses >= least * (1 - 1e-12)) & (losses <= most * (1 + 1e-12))
         assert 0 < cell.rows <= inside.sum()
         assert floors in {below, below + 1, below - 1} or math.isinf(most)
@@ -154,32 +152,30 @@ def test_bins_of_the_engine_are_those_of_their_edges():
 
 def test_the_worst_rows_part_of_the_loss_and_of_its_variance(tmp_path):
     p, y, w = predictions(20000, zeros=False)
-    score = score_table(written(tmp_path, p, y, w))
+    result = score(written(tmp_path, p, y, w))
     losses = losses_of(p, y)
     order = np.argsort(-losses)
     upto = np.cumsum(w[order])
     mean = (w @ losses) / w.sum()
     for share in (0.001, 0.01, 0.1, 0.5):
         taken = order[upto <= share * w.sum()]
-        part, spread = score.tally.heaviest(share)
+        part, spread = result.tally.heaviest(share)
         assert part == pytest.approx((w[taken] @ losses[taken]) / (w @ losses), rel=0.03)
         exact = (w[taken] ** 2 @ (losses[taken] - mean) ** 2) / (w**2 @ (losses - mean) ** 2)
         assert spread == pytest.approx(exact, rel=0.06)
-        assert score.concentration(share) == part
-    assert score.tally.heaviest(1.0) == pytest.approx((1.0, 1.0), rel=1e-9)
+        assert result.concentration(share) == part
+    assert result.tally.heaviest(1.0) == pytest.approx((1.0, 1.0), rel=1e-9)
 
 
 def test_parts_that_are_undefined_are_none(tmp_path):
     p, y, _ = predictions()
-    assert score_table(written(tmp_path, p, y)).tally.heaviest(0.01) == (None, None)
+    assert score(written(tmp_path, p, y)).tally.heaviest(0.01) == (None, None)
     sure = np.eye(3)[[0, 1, 2, 0]]
-    score = score_table(written(tmp_path, sure, np.array([0, 1, 2, 0])))
-    assert score.tally.heaviest(0.01) == (None, None)
-    assert (score.log_loss, score.brier_score, score.perplexity) == (0.0, 0.0, 1.0)
+    result = score(written(tmp_path, sure, np.array([0, 1, 2, 0])))
+    assert result.tally.heaviest(0.01) == (None, None)
+    assert (result.log_loss, result.brier_score, result.perplexity) == (0.0, 0.0, 1.0)
     same_loss = np.full((4, 2), 0.5)
-    part, spread = score_table(written(tmp_path, same_loss, np.array([0, 1, 1, 0]))).tally.heaviest(
-        0.25
-    )
+    part, spread = score(written(tmp_path, same_loss, np.array([0, 1, 1, 0]))).tally.heaviest(0.25)
     assert part == pytest.approx(0.25)
     assert spread is None
 
@@ -211,23 +207,23 @@ def test_of_many_pairs_the_costliest_are_fetched(tmp_path, monkeypatch):
     classes = 150
     p, y, _ = predictions(4000, classes, zeros=False)
     monkeypatch.setattr("xent.scoring.query.MOST_GUESSES", 40)
-    score = score_table(written(tmp_path, p, y))
-    assert len(score.confusions) == 40
+    result = score(written(tmp_path, p, y))
+    assert len(result.confusions) == 40
     losses, guess = losses_of(p, y), p.argmax(axis=1)
     costs = np.bincount(y * classes + guess, losses, classes**2)
     most = np.sort(costs)[::-1][:40]
-    np.testing.assert_allclose([c.cell.summary.total for c in score.confusions], most, rtol=1e-9)
+    np.testing.assert_allclose([c.cell.summary.total for c in result.confusions], most, rtol=1e-9)
     assert MOST_GUESSES == 10_000
 
 
 def test_confusions_add_up_to_the_score(tmp_path):
     p, y, _ = predictions(zeros=False)
-    score = score_table(written(tmp_path, p, y, labels="text"))
-    assert math.fsum(c.share for c in score.confusions) == pytest.approx(1.0)
-    totals = [c.cell.summary.total for c in score.confusions]
+    result = score(written(tmp_path, p, y, labels="text"))
+    assert math.fsum(c.share for c in result.confusions) == pytest.approx(1.0)
+    totals = [c.cell.summary.total for c in result.confusions]
     assert totals == sorted(totals, reverse=True)
-    assert score.confusions[0].label.startswith("c")
-    assert xent.log_loss(y, p) == pytest.approx(score.log_loss, rel=1e-12)
+    assert result.confusions[0].label.startswith("c")
+    assert xent.log_loss(y, p) == pytest.approx(result.log_loss, rel=1e-12)
 
 
 def test_cells_of_parts_add_up():
@@ -242,36 +238,36 @@ def test_cells_of_parts_add_up():
 
 def test_the_report_says_which_mistakes_cost_most(tmp_path):
     p, y, _ = predictions(zeros=False)
-    score = score_table(written(tmp_path, p, y, labels="text"))
-    text = render_text(score)
-    assert f"Brier score    {score.brier_score:.4f}" in text
+    result = score(written(tmp_path, p, y, labels="text"))
+    text = render_text(result)
+    assert f"Brier score    {result.brier_score:.4f}" in text
     line = next(line for line in text.splitlines() if line.startswith("worst 1 %"))
-    assert line.split()[3:5] == [f"{100 * score.concentration(0.01):.3g}", "%"]
-    mistakes = [c for c in score.confusions if c.label != c.guess]
+    assert line.split()[3:5] == [f"{100 * result.concentration(0.01):.3g}", "%"]
+    mistakes = [c for c in result.confusions if c.label != c.guess]
     lines = text.split("costliest mistakes")[1].splitlines()[2:7]
     for line, c in zip(lines, mistakes[:5], strict=True):
         summary = c.cell.summary
         assert line.split()[:4] == [c.label, c.guess, f"{summary.n:,}", f"{summary.log_loss:.4f}"]
-    document = score.to_dict()
-    assert document["brier_score"] == score.brier_score
-    assert document["confusions"][0]["share"] == score.confusions[0].share
-    assert document["worst_1_percent_share"] == score.concentration(0.01)
+    document = result.to_dict()
+    assert document["brier_score"] == result.brier_score
+    assert document["confusions"][0]["share"] == result.confusions[0].share
+    assert document["worst_1_percent_share"] == result.concentration(0.01)
 
 
 def test_the_score_of_each_slice(tmp_path, capsys):
     p, y, w = predictions(zeros=False)
     country = np.array(["de", "fr", "[b]it's"])[np.arange(len(y)) % 3]
     path = written(tmp_path, p, y, w, slices={"country": country, "month": np.arange(len(y)) % 25})
-    score = score_table(path, by=["country", "month", "country"], probabilities="p_*")
-    assert score.by == ("country", "month")
+    result = score(path, by=["country", "month", "country"], probabilities="p_*")
+    assert result.by == ("country", "month")
     losses = losses_of(p, y)
-    for s in score.slices:
+    for s in result.slices:
         own = (country if s.column == "country" else np.arange(len(y)) % 25).astype(str) == s.value
         same(s.cell.summary, losses[own], w[own])
         assert s.share == pytest.approx((w[own] @ losses[own]) / (w @ losses), rel=1e-9)
-    shares = [s.share for s in score.slices if s.column == "month"]
+    shares = [s.share for s in result.slices if s.column == "month"]
     assert shares == sorted(shares, reverse=True)
-    text = render_text(score)
+    text = render_text(result)
     assert "[b]it's" in text
     assert "… 5 more (--json has all)" in text
     words = [
@@ -288,16 +284,16 @@ def test_the_score_of_each_slice(tmp_path, capsys):
     ]
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [s["value"] for s in document["slices"]][:3] == [s.value for s in score.slices[:3]]
+    assert [s["value"] for s in document["slices"]][:3] == [s.value for s in result.slices[:3]]
     assert len(document["slices"]) == 28
 
 
 def test_rows_without_a_value_are_a_slice_of_their_own(tmp_path):
     path = csv_of(tmp_path, ["label,p,part", "1,0.5,a", "0,0.5,", "1,0.25,"])
-    parts = {s.value: s.cell.summary for s in score_table(path, by=["part"]).slices}
+    parts = {s.value: s.cell.summary for s in score(path, by=["part"]).slices}
     assert {value: part.n for value, part in parts.items()} == {"a": 1, None: 2}
     parquet = parquet_of(tmp_path, label=[1, 0, 1], p=[0.5, 0.5, 0.25], part=["a", None, None])
-    scored = score_table(parquet, by=["part"])
+    scored = score(parquet, by=["part"])
     assert {s.value: s.cell.summary.n for s in scored.slices} == {"a": 1, None: 2}
     assert "(none)" in render_text(scored)
 
@@ -314,13 +310,13 @@ def test_rows_without_a_value_are_a_slice_of_their_own(tmp_path):
 def test_columns_that_slice_nothing_are_refused(tmp_path, by, said):
     columns = {"label": "i % 2", "p_0": "0.5", "p_1": "0.5", "part": "i % 3", "lists": "[i::INT]"}
     with pytest.raises((OptionError, TableError), match=said):
-        score_table(parquet_of(tmp_path, **columns), by=by, probabilities="p_*")
+        score(parquet_of(tmp_path, **columns), by=by, probabilities="p_*")
 
 
 def test_more_slices_than_can_be_looked_at_are_refused(tmp_path, monkeypatch):
     for name in ("query", "table"):
         monkeypatch.setattr(f"xent.scoring.{name}.MOST_GUESSES", 20)
     path = parquet_of(tmp_path, label="i % 2", p_0="0.5", p_1="0.5", few="i % 20", many="i % 21")
-    assert len(score_table(path, by=["few"]).slices) == 20
+    assert len(score(path, by=["few"]).slices) == 20
     with pytest.raises(TableError, match=r"'many' of .* into 20 values at most"):
-        score_table(path, by=["few", "many"])
+        score(path, by=["few", "many"])

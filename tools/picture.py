@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from xent.report import render_text
-from xent.scoring import score_table
+from xent.scoring import score
 
 PROMPT = ' class="prompt"'
 TARGET = Path("docs/score.svg")
@@ -25,7 +25,7 @@ STYLE = """
 def draw() -> str:
     """Return the picture as SVG text."""
     command = "$ xent score examples/predictions.csv"
-    report = render_text(score_table("examples/predictions.csv"), width=100)
+    report = render_text(score("examples/predictions.csv"), width=100)
     lines = [command, *(line.rstrip() for line in report.rstrip().splitlines())]
     width, height = 8 * max(map(len, lines)) + 32, 18 * len(lines) + 28
     rows = [

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent.errors import InfiniteLossWarning, MissingExtraError, OptionError
-from xent.scoring import TableScore, log_loss, score_table
+from xent.scoring import Score, log_loss, score
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ class Entry:
 
     data: str
     model: str
-    score: TableScore
+    score: Score
     clipped: tuple[float, float]
     plain: tuple[float, float]
     history: tuple[float, ...] = ()
@@ -195,7 +195,7 @@ def _entry(
     return Entry(
         data=data,
         model=model,
-        score=score_table(path, label="label", probabilities="p_*"),
+        score=score(path, label="label", probabilities="p_*"),
         clipped=(clipped[0], clipped[1]),
         plain=(plain[0], plain[1]),
         history=history,

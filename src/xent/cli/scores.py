@@ -87,10 +87,10 @@ def _parse_allow(words: list[str]) -> float | None:
 
 
 def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:
-    from xent.scoring import score_table
+    from xent.scoring import score
 
     check_json(target, file)
-    result = score_table(file, **options)
+    result = score(file, **options)
     if target != "-":
         from xent.report import render_text
 

@@ -65,7 +65,7 @@ def predict_table(
     The file has a column ``p_<label>`` for each class. If the table has the model's target, it is
     the column ``label``; if it has the model's weights, they are ``sample_weight``; and columns
     that are called as if they told rows apart, such as ``id``, come along. So `xent score` and
-    `xent.scoring.score_table` read it without being told how.
+    `xent.scoring.score` read it without being told how.
 
     Parameters
     ----------
@@ -91,14 +91,14 @@ def predict_table(
     --------
     >>> from tempfile import TemporaryDirectory
     >>> from xent.models import fit_table
-    >>> from xent.scoring import score_table
+    >>> from xent.scoring import score
     >>> model = fit_table("examples/flowers.csv", target="species")
     >>> with TemporaryDirectory() as folder:
     ...     made = predict_table(model, "examples/flowers.csv", f"{folder}/predictions.parquet")
-    ...     score = score_table(made.path)
+    ...     result = score(made.path)
     >>> made.columns
     ('label', 'p_setosa', 'p_versicolor', 'p_virginica')
-    >>> print(f"{score.log_loss:.4f} {model.summary.training_loss:.4f}")
+    >>> print(f"{result.log_loss:.4f} {model.summary.training_loss:.4f}")
     0.1295 0.1295
     """
     require_choice("unseen", unseen, ("refuse", "ignore"))

@@ -20,20 +20,20 @@ from xent.report.wording import (
 from xent.units import from_nats
 
 if TYPE_CHECKING:
-    from xent.scoring import Confusion, ScoredRow, SliceScore, TableScore
+    from xent.scoring import Confusion, Score, ScoredRow, SliceScore
 
 __all__ = ["render_text"]
 
 _MOST_CLASSES, _MOST_SLICES, _MOST_CONFUSIONS = 30, 20, 5
 
 
-def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> str:
+def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
     """Return the report of a score as text.
 
     Parameters
     ----------
     score
-        What `xent.scoring.score_table` returned.
+        What `xent.scoring.score` returned.
     width
         Columns of the terminal.
     color
@@ -76,7 +76,7 @@ def render_text(score: TableScore, *, width: int = 96, color: bool = False) -> s
     return without_trailing_spaces(out.getvalue())
 
 
-def _headline(score: TableScore) -> Any:
+def _headline(score: Score) -> Any:
     from rich.text import Text
 
     lines = grid("left", "right", "left")
@@ -117,7 +117,7 @@ def _headline(score: TableScore) -> Any:
     return lines
 
 
-def _class_table(score: TableScore, *, wide: bool) -> Any:
+def _class_table(score: Score, *, wide: bool) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -189,7 +189,7 @@ def _mistakes_table(mistakes: Sequence[Confusion]) -> Any:
     return table
 
 
-def _infinite_lines(score: TableScore) -> list[str]:
+def _infinite_lines(score: Score) -> list[str]:
     first = ", ".join(plain(row.name) for row in score.worst if not row.p_truth > 0.0)
     more = " …" if score.infinite_rows > sum(not row.p_truth > 0.0 for row in score.worst) else ""
     lines = [

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from xent.scoring.in_memory import log_loss
 from xent.scoring.summary import LossSummary
-from xent.scoring.table import score_table
-from xent.scoring.table_score import ClassScore, Confusion, ScoredRow, SliceScore, TableScore
+from xent.scoring.table import score
+from xent.scoring.table_score import ClassScore, Confusion, Score, ScoredRow, SliceScore
 
 __all__ = [
     "ClassScore",
     "Confusion",
     "LossSummary",
+    "Score",
     "ScoredRow",
     "SliceScore",
-    "TableScore",
     "log_loss",
-    "score_table",
+    "score",
 ]

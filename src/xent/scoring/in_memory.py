@@ -45,7 +45,7 @@ def log_loss(
     Takes the call of ``sklearn.metrics.log_loss`` and differs from it on purpose: nothing is
     clipped, so a truth that was called impossible costs +∞ (and a warning counts such rows); the
     order of `labels` is the order of the columns; a frame's columns are matched to labels by name;
-    and the score does not depend on the dtype that holds the numbers. `xent.scoring.score_table` is
+    and the score does not depend on the dtype that holds the numbers. `xent.scoring.score` is
     the sibling for files; `xent.losses.categorical_cross_entropy` takes class indices and any
     number of leading dimensions.
 

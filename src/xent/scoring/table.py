@@ -19,17 +19,17 @@ from xent.scoring.duckdb import Table, open_table
 from xent.scoring.query import MOST_GUESSES, Query
 from xent.scoring.reading import Reading, Wishes, read_roles
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
-from xent.scoring.table_score import ScoredRow, TableScore
+from xent.scoring.table_score import Score, ScoredRow
 from xent.scoring.tally import Tally
 
-__all__ = ["FLOORS", "score_table"]
+__all__ = ["FLOORS", "score"]
 
 FLOORS = (1e-15, 1e-6, 1e-3)
 # Re-centring a sum of squares keeps 12 digits while this much of it is left, 16 − log10(1e4).
 _KEPT = 1e-4
 
 
-def score_table(
+def score(
     source: str | Path,
     *,
     label: str | None = None,
@@ -41,11 +41,11 @@ def score_table(
     by: Sequence[str] = (),
     allow_unnormalised: float | None = None,
     worst: int = 5,
-) -> TableScore:
+) -> Score:
     """Score a CSV or Parquet file of predictions without loading it.
 
     The mean of −log P(truth) over the rows, by class, with its standard error. A table is read by
-    the names of its columns, and `TableScore.reading` says how. `xent.log_loss` is the sibling for
+    the names of its columns, and `Score.reading` says how. `xent.log_loss` is the sibling for
     predictions in memory.
 
     Parameters
@@ -89,8 +89,8 @@ def score_table(
 
     Examples
     --------
-    >>> score = score_table("examples/predictions.csv")
-    >>> score.n, score.log_loss, score.standard_error, score.worst[0].name
+    >>> result = score("examples/predictions.csv")
+    >>> result.n, result.log_loss, result.standard_error, result.worst[0].name
     (48, 0.4538, 0.0679, 'img-013')
     """
     if allow_unnormalised is not None and not (
@@ -145,7 +145,7 @@ def score_table(
                 f"{whole.rows} rows of weight 0. Hint: --weights none counts each row once."
             )
         found = query.worst(min(worst, sys.maxsize)) if worst else []
-    return TableScore(
+    return Score(
         path=str(source),
         reading=reading.words,
         names=names,

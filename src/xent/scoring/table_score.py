@@ -13,7 +13,7 @@ from xent.scoring.summary import LossSummary
 from xent.scoring.tally import Cell, Tally
 from xent.units import from_nats
 
-__all__ = ["ClassScore", "Confusion", "ScoredRow", "SliceScore", "TableScore"]
+__all__ = ["ClassScore", "Confusion", "Score", "ScoredRow", "SliceScore"]
 
 _MOST_CONFUSIONS = 100
 
@@ -117,7 +117,7 @@ class SliceScore:
 
 
 @dataclass(frozen=True)
-class TableScore:
+class Score:
     """The log loss of a table of predictions, and where it comes from. All amounts in nats.
 
     Attributes
