@@ -19,7 +19,7 @@ from typing import Any
 
 from xent.errors import MissingExtraError, TableError
 
-__all__ = ["Table", "open_table", "quote_name", "quote_text"]
+__all__ = ["Table", "open_table", "open_tables", "quote_name", "quote_text"]
 
 _DELIMITERS = ",;\t|"
 _HEADER_LIMIT = 1 << 20
@@ -181,25 +181,40 @@ def open_table(source: str | Path) -> Iterator[Table]:
     MissingExtraError
         If duckdb is not installed.
     """
+    with open_tables([source]) as (table,):
+        yield table
+
+
+@contextmanager
+def open_tables(sources: Sequence[str | Path]) -> Iterator[tuple[Table, ...]]:
+    """Open tables that one query can read together.
+
+    Raises
+    ------
+    TableError, MissingExtraError
+        As `open_table`, of the first source that cannot be opened.
+    """
     try:
         import duckdb
     except ImportError:
         raise MissingExtraError("duckdb", "tables") from None
 
-    path = Path(source)
     # Nothing is fetched from the network on the way: what is not built in is an error.
     connection = duckdb.connect(
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     )
     try:
         _disable_rules(connection)
-        start = _first_bytes(path)
-        if start.startswith(b"PAR1") or path.suffix.lower() in {".parquet", ".pq"}:
-            yield _open_parquet(path, connection)
-        else:
-            yield _open_csv(path, connection, compressed=start.startswith(b"\x1f\x8b"))
+        yield tuple(_opened(Path(source), connection) for source in sources)
     finally:
         connection.close()
+
+
+def _opened(path: Path, connection: Any) -> Table:
+    start = _first_bytes(path)
+    if start.startswith(b"PAR1") or path.suffix.lower() in {".parquet", ".pq"}:
+        return _open_parquet(path, connection)
+    return _open_csv(path, connection, compressed=start.startswith(b"\x1f\x8b"))
 
 
 def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:

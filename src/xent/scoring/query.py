@@ -207,7 +207,14 @@ class Query:
         guess = " ".join(f"WHEN {d} = high THEN {i}" for i, d in enumerate(self._numbers(), 1))
         return f"CASE k {truth} END", f"CASE {guess} END"
 
-    def _lossy(self, *, numbered: bool) -> str:
+    def losses(self, *, numbered: bool) -> str:
+        """Return the rows as a FROM clause.
+
+        Their columns: label text or number ``y``, class position ``k`` from 1, ``guess``,
+        probability of the truth ``p``, loss ``l`` in nats (NULL: infinite, or a faulty row),
+        ``fault`` (0: none), weight ``w`` if there are any, slices ``s0`` …; and with `numbered`
+        the row's number ``rn`` and its ``id``, if the reading has one.
+        """
         # Some engines raise at ln(0), so 0 never reaches it; no loss is negative, so neither does
         # a certainty that rounded to more than 1.
         loss = "WHEN p > 0 THEN -ln(least(p, 1.0))"
@@ -239,7 +246,7 @@ class Query:
             "AS tl "
             "FROM (SELECT *, guess = k AS c, least(high, 1.0) AS t, "
             f"CASE WHEN fault = 0 THEN greatest({squares} - 2.0 * p + 1.0, 0.0) END AS b "
-            f"FROM {self._lossy(numbered=False)}))"
+            f"FROM {self.losses(numbered=False)}))"
         )
 
     # ---- what is asked ------------------------------------------------------------------------
@@ -305,7 +312,7 @@ class Query:
         asked = [f"{column}, grouping({column}) AS g_{column}" for column in columns]
         asked += [f"{sql} AS n_{name}" for name, sql in sums.items()]
         sets = ", ".join(f"(fault, {', '.join(by)})" for by in keys.values())
-        source = self._keyed() if explain else self._lossy(numbered=False)
+        source = self._keyed() if explain else self.losses(numbered=False)
         sql = f"SELECT fault, {', '.join(asked)} FROM {source} GROUP BY GROUPING SETS ({sets})"
         many = [f"s{i}" for i in range(len(self.slices))]
         many += ["guess"] if explain and self.length**2 > MOST_GUESSES else []
@@ -415,7 +422,7 @@ class Query:
         )
         rows = self.table.rows(
             f"SELECT rn, {name}, CAST(y AS VARCHAR), p, {self._all_probabilities()} "
-            f"FROM {self._lossy(numbered=True)} WHERE fault = 0 AND {counted} "
+            f"FROM {self.losses(numbered=True)} WHERE fault = 0 AND {counted} "
             f"ORDER BY l DESC NULLS FIRST, rn LIMIT {count}"
         )
         return [(int(row[0]), str(row[1]), str(row[2]), float(row[3]), row[4]) for row in rows]
