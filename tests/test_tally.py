@@ -193,7 +193,7 @@ def test_slices_are_those_of_their_rows(tmp_path, weighted):
     with open_table(path) as table:
         reading = read_roles(table, Wishes(probabilities="p_*"))
         slices = [table.names.index(name) for name in ("country", "n")]
-        query = Query(table, reading, length=4, allowed=None, slices=slices)
+        query = Query(table, reading, length=4, slices=slices)
         plain, full = (query.scan(explain=explain).tally for explain in (False, True))
     for tally in (plain, full):
         for column, cells in zip((country, number), tally.slices, strict=True):

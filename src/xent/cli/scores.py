@@ -37,6 +37,9 @@ def add_to(app: Typer) -> None:
         weights: str | None = typer.Option(
             None, metavar="COLUMN", help="Sampling weights; 'none' counts each row once."
         ),
+        counts: str | None = typer.Option(
+            None, metavar="COLUMN", help="How many equal rows each row stands for."
+        ),
         id: str | None = typer.Option(  # noqa: A002 - the name of the flag
             None, metavar="COLUMN", help="What names a row in the report; 'none' for its number."
         ),
@@ -45,8 +48,18 @@ def add_to(app: Typer) -> None:
         ),
         allow: list[str] = typer.Option(
             [],
-            metavar="unnormalised=TOLERANCE",
-            help="Accept rows whose sum lies within TOLERANCE of 1, used as given.",
+            metavar="FAULT",
+            help="Accept rows that are refused otherwise; may be repeated. unnormalised=1e-3: sums "
+            "within that of 1, used as given. unseen: labels that have no probability, which count "
+            "as called impossible. missing: rows without label or prediction, which are left out.",
+        ),
+        zero: str = typer.Option(
+            "inf",
+            metavar="inf|floor=P",
+            help="What P(truth) = 0 costs: 'inf', or as much as the floor P under every P(truth).",
+        ),
+        class_wise: bool = typer.Option(
+            False, "--class-wise", help="Look at the calibration of each of many classes."
         ),
         worst: int = typer.Option(5, min=0, help="How many of the worst rows to show."),
         json: str | None = typer.Option(
@@ -60,30 +73,52 @@ def add_to(app: Typer) -> None:
             "positive": positive,
             "classes": None if classes is None else classes.split(","),
             "weights": weights,
+            "counts": counts,
             "id": id,
             "by": by,
-            "allow_unnormalised": _parse_allow(allow),
+            "class_wise": class_wise,
+            "floor": _parse_zero(zero),
+            **_parse_allow(allow),
             "worst": worst,
         }
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
         raise typer.Exit(guarded(lambda: _score(file, json, options)))
 
 
-def _parse_allow(words: list[str]) -> float | None:
-    """Return the tolerance in ``unnormalised=1e-3``."""
-    tolerance = None
+def _parse_allow(words: list[str]) -> dict[str, Any]:
+    """Return the options in ``unnormalised=1e-3``, ``unseen`` and ``missing``."""
+    allowed: dict[str, Any] = {}
     for word in words:
-        name, _, value = word.partition("=")
+        name, given, value = word.partition("=")
+        if name in {"unseen", "missing"} and not given:
+            allowed[f"allow_{name}"] = True
+            continue
         try:
-            tolerance = float(value)
+            allowed["allow_unnormalised"] = float(value)
         except ValueError:
             name = ""
         if name != "unnormalised":
             raise OptionError(
-                f"--allow must look like unnormalised=1e-3: got {word!r}. "
+                f"--allow must be unseen, missing, or look like unnormalised=1e-3: got {word!r}. "
                 "Hint: the number is how far from 1 the sum of a row may lie."
             )
-    return tolerance
+    return allowed
+
+
+def _parse_zero(word: str) -> float | None:
+    """Return the floor in ``floor=1e-15``; None for ``inf``."""
+    name, _, value = word.partition("=")
+    try:
+        if name == "floor":
+            return float(value)
+    except ValueError:
+        name = ""
+    if word != "inf":
+        raise OptionError(
+            f"--zero must be inf, or look like floor=1e-15: got {word!r}. "
+            "Hint: with a floor no P(truth) counts as less than that."
+        )
+    return None
 
 
 def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:

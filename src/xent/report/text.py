@@ -64,6 +64,9 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
         console.print()
         for line in _infinite_lines(score):
             console.print(line, style="red")
+    for line in _policy_lines(score):
+        console.print()
+        console.print(line)
     if score.loose_rows:
         console.print()
         console.print(
@@ -74,6 +77,24 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
         console.print()
         console.print(_worst_table(score.worst))
     return without_trailing_spaces(out.getvalue())
+
+
+def _policy_lines(score: Score) -> list[str]:
+    """Return what was done to rows because the caller said so."""
+    lines = []
+    if score.floor is not None:
+        said = f"{count(score.touched_rows, 'row')} had P(truth) below the floor {score.floor:g}"
+        zeros = score.tally.zeros
+        without = f"; without it the log loss is ∞, in {count(zeros, 'row')}" if zeros else ""
+        lines.append(f"{said}, and cost what that would (--zero floor={score.floor:g}){without}.")
+    if score.left_out:
+        rows = sum(score.left_out.values())
+        were = "was" if rows == 1 else "were"
+        lines.append(
+            f"{count(rows, 'row')} without a label or a prediction {were} left out "
+            "(--allow missing)."
+        )
+    return lines
 
 
 def _headline(score: Score) -> Any:

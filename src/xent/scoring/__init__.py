@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from xent.scoring.in_memory import log_loss
+from xent.scoring.reading import Columns
 from xent.scoring.summary import LossSummary
 from xent.scoring.table import score
-from xent.scoring.table_score import ClassScore, Confusion, Score, ScoredRow, SliceScore
+from xent.scoring.table_score import (
+    ClassCalibration,
+    ClassScore,
+    Confusion,
+    LossBin,
+    Score,
+    ScoredRow,
+    SliceScore,
+)
 
 __all__ = [
+    "ClassCalibration",
     "ClassScore",
+    "Columns",
     "Confusion",
+    "LossBin",
     "LossSummary",
     "Score",
     "ScoredRow",

@@ -16,13 +16,17 @@ from xent.scoring.reading import Reading, Spelling
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
 from xent.scoring.tally import Cell, Tally, loss_bin_sql
 
-__all__ = ["FAULTS", "MOST_GUESSES", "Query", "Scan"]
+__all__ = ["FAULTS", "MOST_GUESSES", "MOST_QUESTIONS", "Policy", "Query", "Scan"]
 
 # What can be wrong with a row, most basic first; the number is the fault's code in the query.
 FAULTS = ("", "label", "weight", "missing", "length", "value", "unknown", "sum")
+MOST_QUESTIONS = 32
+"""Classes whose calibration is looked at one by one; the rarest beyond are pooled."""
 MOST_GUESSES = 10_000
 """Pairs of a true and a likeliest class that are fetched: those which cost the most. So many values
 may a column of slices have."""
+MOST_COPIES = 10**9
+"""How many rows one row may stand for: with up to 9 million such rows the count is exact."""
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -42,6 +46,25 @@ class Scan:
     faults: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Policy:
+    """What the caller said about rows that are not as they should be, and about weights.
+
+    Attributes
+    ----------
+    unnormalised
+        How far from 1 the sum of a row may be; None for rounding only.
+    floor
+        What P(truth) is raised to, where it is less; None for nothing.
+    unseen
+        Whether a label without a probability counts as one of probability 0.
+    """
+
+    unnormalised: float | None = None
+    floor: float | None = None
+    unseen: bool = False
+
+
 class Query:
     """The queries about one table read in one way.
 
@@ -57,17 +80,18 @@ class Query:
         reading: Reading,
         *,
         length: int,
-        allowed: float | None,
+        policy: Policy = Policy(),
         floors: Sequence[float] = (),
         slices: Sequence[int] = (),
     ) -> None:
         self.table = table
         self.reading = reading
         self.length = length
+        self.policy = policy
         self.floors = tuple(sorted(floors))
         self.slices = tuple(slices)
         self.strict = unit_sum_tolerance(0.0, length)
-        self.tolerance = self.strict if allowed is None else max(allowed, self.strict)
+        self.tolerance = max(policy.unnormalised or 0.0, self.strict)
 
     @property
     def _weighted(self) -> bool:
@@ -126,6 +150,8 @@ class Query:
             index = "TRY_CAST(y AS DOUBLE)"
             inside = f"{index} BETWEEN 0 AND {self.length - 1} AND {index} = floor({index})"
             k = f"CASE WHEN {inside} THEN TRY_CAST({index} AS BIGINT) + 1 END"
+        if self.policy.unseen:
+            k = f"CASE WHEN y IS NOT NULL THEN coalesce({k}, {self.length + 1}) END"
         total, _, high = self._extremes()
         return f"(SELECT r.*, {k} AS k, {total} AS total, {high} AS high FROM {raw} AS r{join})"
 
@@ -163,6 +189,8 @@ class Query:
 
     def _fine_weight(self) -> str:
         inside = f"w BETWEEN {SMALLEST_WEIGHT!r} AND {LARGEST_WEIGHT!r}"
+        if self.reading.counts:
+            inside = f"w BETWEEN 1 AND {MOST_COPIES} AND w = floor(w)"
         # To the engine NaN is the largest number, and a file's statistics may leave it out.
         return f"w IS NOT NULL AND isfinite(w) AND (w = 0 OR {inside})"
 
@@ -196,15 +224,18 @@ class Query:
         )
 
     def _truth(self) -> tuple[str, str]:
+        unseen = f"WHEN k = {self.length + 1} THEN 0.0"
         if self.reading.layout == "list":
-            return "d[k]", "list_position(d, high)"
+            truth = f"CASE {unseen} ELSE d[k] END" if self.policy.unseen else "d[k]"
+            return truth, "list_position(d, high)"
         if self.reading.layout == "binary":
             return (
-                "CASE k WHEN 2 THEN d1 WHEN 1 THEN 1.0 - d1 END",
+                f"CASE WHEN k = 2 THEN d1 WHEN k = 1 THEN 1.0 - d1 {unseen} END",
                 "CASE WHEN d1 > 0.5 THEN 2 ELSE 1 END",
             )
-        truth = " ".join(f"WHEN {i} THEN {d}" for i, d in enumerate(self._numbers(), 1))
-        guess = " ".join(f"WHEN {d} = high THEN {i}" for i, d in enumerate(self._numbers(), 1))
+        pairs = [*enumerate(self._numbers(), 1), (self.length + 1, "0.0")]
+        truth = " ".join(f"WHEN {i} THEN {d}" for i, d in pairs)
+        guess = " ".join(f"WHEN {d} = high THEN {i}" for i, d in pairs[:-1])
         return f"CASE k {truth} END", f"CASE {guess} END"
 
     def losses(self, *, numbered: bool) -> str:
@@ -218,6 +249,8 @@ class Query:
         # Some engines raise at ln(0), so 0 never reaches it; no loss is negative, so neither does
         # a certainty that rounded to more than 1.
         loss = "WHEN p > 0 THEN -ln(least(p, 1.0))"
+        if self.policy.floor is not None:
+            loss = f"WHEN p IS NOT NULL THEN -ln(least(greatest(p, {self.policy.floor!r}), 1.0))"
         if self.reading.layout == "binary":
             # 1 − d1 rounds; the quotient puts the rounding right, as log1p would (u − 1 is exact).
             rounded = "(CASE WHEN d1 < 1.0 THEN 1.0 - d1 ELSE 1.0 END)"
@@ -254,40 +287,51 @@ class Query:
     def _sums(self, about: str, *, explain: bool) -> dict[str, str]:
         """Return what is summed in every group: names, each with its SQL."""
         if self._weighted:
+            # The square of a sampling weight; n equal rows are n, and the sum of n squares of 1.
+            w2 = "w" if self.reading.counts else "w * w"
             sums = {
-                "finite": "count_if(l IS NOT NULL AND w > 0)",
-                "infinite": "count_if(l IS NULL AND w > 0)",
+                "finite": self._count("l IS NOT NULL"),
+                "infinite": self._count("l IS NULL"),
                 "weight": "fsum(w) FILTER (l IS NOT NULL)",
-                "weight_squared": "fsum(w * w) FILTER (l IS NOT NULL)",
+                "weight_squared": f"fsum({w2}) FILTER (l IS NOT NULL)",
                 "infinite_weight": "fsum(w) FILTER (l IS NULL)",
-                "infinite_weight_squared": "fsum(w * w) FILTER (l IS NULL)",
+                "infinite_weight_squared": f"fsum({w2}) FILTER (l IS NULL)",
                 "first": f"fsum(w * {about})",
-                "first_squared": f"fsum(w * w * {about})",
-                "second_squared": f"fsum(w * {about} * (w * {about}))",
+                "first_squared": f"fsum({w2} * {about})",
+                "second_squared": f"fsum({w2} * {about} * {about})",
                 "correct": "fsum(w) FILTER (guess = k)",
-                "right": "count_if(guess = k AND w > 0)",
             }
+            if not self.reading.counts:  # (wℓ)² keeps its digits where w² alone would overflow
+                sums["second_squared"] = f"fsum(w * {about} * (w * {about}))"
         else:
             sums = {
                 "finite": "count(l)",
                 "first": f"fsum({about})",
                 "second_squared": f"fsum({about} * {about})",
                 "correct": "count_if(guess = k)",
-                "right": "count_if(guess = k)",
             }
         if self.tolerance > self.strict:
-            counted = " AND w > 0" if self._weighted else ""
-            sums |= {"loose": f"count_if(abs(total - 1.0) > {self.strict!r}{counted})"}
+            sums |= {"loose": self._count(f"abs(total - 1.0) > {self.strict!r}")}
+        if self.policy.floor is not None:
+            sums |= {"touched": self._count(f"p < {self.policy.floor!r}")}
+            sums |= {"zeros": self._count("p = 0")}
         if explain:
             w = "w * " if self._weighted else ""
             sums |= {
                 "brier": f"fsum({w}b)",
+                "right": self._count("guess = k"),
                 "probability": f"fsum({w}t)",
                 "complement": f"fsum({w}(1.0 - t))",
                 "top_loss": f"fsum({w}tl)",
                 "top_squared": f"fsum({w}(CASE WHEN c THEN (1.0 - t) * (1.0 - t) ELSE t * t END))",
             }
         return {"rows": "count(*)", **sums}
+
+    def _count(self, condition: str) -> str:
+        """Return SQL for how many rows of those that count fulfil a condition."""
+        if self.reading.counts:
+            return f"TRY_CAST(coalesce(fsum(w) FILTER ({condition}), 0) AS BIGINT)"
+        return f"count_if({condition}{' AND w > 0' if self._weighted else ''})"
 
     def scan(self, centres: Sequence[float] | None = None, *, explain: bool = True) -> Scan:
         """Scan the table once.
@@ -335,6 +379,10 @@ class Query:
                 continue
             key = tuple(row[column] for column in keys[name])
             groups[name][key if len(key) > 1 else key[0]] = row
+
+        def counted(name: str) -> int:
+            return sum(int(row.get(f"n_{name}") or 0) for row in groups["k"].values())
+
         classes = {
             k: self._cell(row, 0.0 if centres is None else centres[k - 1])
             for k, row in sorted(groups["k"].items())
@@ -351,7 +399,9 @@ class Query:
                 {key: self._cell(row) for key, row in groups[f"s{i}"].items()}
                 for i in range(len(self.slices))
             ),
-            loose=sum(int(row.get("n_loose") or 0) for row in groups["k"].values()),
+            loose=counted("loose"),
+            touched=counted("touched"),
+            zeros=counted("zeros"),
         )
         return Scan(tally, {fault: faults[fault] for fault in FAULTS if fault in faults})
 
@@ -395,7 +445,7 @@ class Query:
         correct = np.array([cell.correct for cell in cells])
         # A certainty that was wrong: its loss is infinite, whatever the truth's probability.
         certain = np.array([b == BIN_OF_ONE for b in bins])
-        rows = np.array([cell.summary.n for cell in cells])
+        rows = np.array([cell.summary.n for cell in cells], dtype=np.int64)
         right = column("right").astype(np.int64)
         return Histogram(
             bins=np.array(bins, dtype=np.int64),
@@ -411,6 +461,68 @@ class Query:
             infinite_rows=np.where(certain, rows - right, 0),
             infinite_weight=np.where(certain, weight - correct, 0.0),
         )
+
+    def questions(self, groups: Sequence[Sequence[int]], *, judged: bool) -> list[Histogram]:
+        """Return the histograms of yes-or-no questions, "is the truth among these classes?".
+
+        Parameters
+        ----------
+        groups
+            Per question its classes, counted from 1.
+        judged
+            Whether the table holds rows that do not count, which have to be told again. Otherwise
+            a question reads the columns of its own classes only.
+        """
+        reading = self.reading
+        # Of rows that are known to be good nothing is computed but what is asked.
+        rows_from = self.losses(numbered=False) if judged else self._placed(numbered=False)
+        source = f"{rows_from} WHERE {'fault = 0' if judged else 'true'}"
+        parts = []
+        w = "w" if self._weighted else "1.0"
+        w2 = "w" if self.reading.counts else f"{w} * {w}"
+        counted = "AND w > 0" if self._weighted else ""
+        for place, group in enumerate(groups):
+            if reading.layout == "list":
+                listed = ", ".join(map(str, group))
+                p = (
+                    f"d[{group[0]}]"
+                    if len(group) == 1
+                    else f"list_sum(list_filter(d, lambda x, i: i IN ({listed})))"
+                )
+            elif reading.layout == "binary":
+                p = "d1"
+            else:
+                p = _tree([f"d{i}" for i in group])
+            yes = f"k IN ({', '.join(map(str, group))})"
+            rows = f"(SELECT least({p}, 1.0) AS q, {yes} AS yes, {w} AS w FROM {source} {counted})"
+            # log(1 − q) by way of the rounded 1 − q, as in `losses`: u − 1 is exact.
+            no = (
+                "CASE WHEN q = 1.0 THEN NULL WHEN 1.0 - q = 1.0 THEN q "
+                "WHEN q < 0.5 THEN -ln(1.0 - q) * (q / (1.0 - (1.0 - q))) ELSE -ln(1.0 - q) END"
+            )
+            loss = f"CASE WHEN NOT yes THEN {no} WHEN q > 0 THEN -ln(q) END"
+            rows_of = (
+                "TRY_CAST(coalesce(fsum(w) FILTER ({0}), 0) AS BIGINT)"
+                if self.reading.counts
+                else "count_if({0})"
+            )
+            parts.append(
+                f"SELECT {place} AS question, {bin_of_sql('q')} AS bin, {rows_of.format('true')}, "
+                f"fsum(w), fsum({w2.replace('1.0 * 1.0', '1.0')}), fsum(w) FILTER (yes), "
+                "fsum(w * q), fsum(w * (1.0 - q)), "
+                f"fsum(w * ({loss})), fsum(w * CASE WHEN yes THEN (1.0 - q) * (1.0 - q) "
+                "ELSE q * q END), "
+                f"{rows_of.format('yes AND q = 0 OR NOT yes AND q = 1')}, "
+                f"fsum(w) FILTER (yes AND q = 0 OR NOT yes AND q = 1) FROM {rows} GROUP BY bin"
+            )
+        found = self.table.rows(" UNION ALL ".join(parts) + " ORDER BY question, bin")
+        histograms = []
+        for place in range(len(groups)):
+            mine = [[float(v or 0.0) for v in row[1:]] for row in found if row[0] == place]
+            columns = np.array(mine, dtype=np.float64).reshape(-1, 11).T
+            named = dict(zip(_OF_A_QUESTION, columns, strict=True))
+            histograms.append(Histogram(**named, softness=np.zeros(columns.shape[1])))
+        return histograms
 
     def worst(self, count: int) -> list[tuple[int, str, str, float, list[float]]]:
         """Return the rows with the least P(truth): row number, name, label, P(truth), all P."""
@@ -451,6 +563,13 @@ class Query:
             f"SELECT {columns} FROM {table.source} LIMIT 1 OFFSET {int(found[0]) - 1}"
         )[0]
         return int(found[0]), found[1], found[2], int(found[3] or 0), raw
+
+
+# The columns of a histogram as `Query.questions` asks for them.
+_OF_A_QUESTION = (
+    "bins", "rows", "weight", "weight_squared", "hits", "probability", "complement", "loss",
+    "squared", "infinite_rows", "infinite_weight",
+)  # fmt: skip
 
 
 def _tree(terms: Sequence[str]) -> str:

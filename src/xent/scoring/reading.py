@@ -7,16 +7,26 @@ settles it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import Any, TypedDict
 
 from xent.errors import OptionError, TableError
 from xent.scoring.columns import find_column, listed, match_prefix, no_rows_error
 from xent.scoring.duckdb import Table
 
-__all__ = ["Reading", "Spelling", "Wishes", "is_id_name", "is_probability_name", "read_roles"]
+__all__ = [
+    "Columns",
+    "Reading",
+    "Spelling",
+    "Wishes",
+    "is_id_name",
+    "is_probability_name",
+    "read_roles",
+    "texts",
+]
 
 _LABELS = frozenset(
     {"label", "labels", "y_true", "true_label", "target", "class", "truth", "y", "actual"}
@@ -36,6 +46,40 @@ _SAMPLE_ROWS = 10_000
 _MOST_LABELS = 10_000
 
 
+class Columns(TypedDict, total=False):
+    """Which column is what: the keywords of `xent.scoring.score` and its siblings.
+
+    What is left out is found by the names of the columns, and `Score.reading` says how.
+
+    Attributes
+    ----------
+    label
+        The column of the true label; found by itself when it is called ``label``, ``y_true`` ….
+    probabilities
+        The columns of the probabilities: ``"p_*"``, or names with commas between. One column may
+        hold lists, or the probability of one of two labels.
+    positive
+        With one column: the label value that it is the probability of.
+    classes
+        The label values in the order of the columns, or of the entries of lists.
+    weights
+        The column of sampling weights; ``"none"`` for none. A row of weight 0 counts for nothing,
+        but must be a valid row all the same.
+    counts
+        In the place of `weights`: the column that says how many equal rows a row stands for.
+    id
+        The column that names a row in the report; ``"none"`` for row numbers.
+    """
+
+    label: str | None
+    probabilities: str | None
+    positive: str | None
+    classes: Sequence[str] | None
+    weights: str | None
+    counts: str | None
+    id: str | None
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What the caller said about the columns; None leaves it to the names."""
@@ -45,7 +89,65 @@ class Wishes:
     positive: str | None = None
     classes: Sequence[str] | None = None
     weights: str | None = None
+    counts: str | None = None
     id: str | None = None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Wishes:
+        """Return what keywords say, refusing what no keyword can be.
+
+        Raises
+        ------
+        OptionError
+            If a keyword is not text, or `classes` no list; or both weights and counts are named.
+        TypeError
+            If there is no such keyword.
+        """
+        unknown = sorted(set(columns) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise TypeError(
+                f"there is no keyword {unknown[0]!r}: the columns are told by "
+                f"{', '.join(cls.__dataclass_fields__)}"
+            )
+        for name in set(columns) - {"classes"}:
+            value = columns[name]
+            if value is not None and not isinstance(value, str):
+                what = (
+                    "label values are compared as text, '1' for 1."
+                    if name == "positive"
+                    else "give the column's name."
+                )
+                raise OptionError(f"{name} must be a text: got {value!r}. Hint: {what}")
+        if None not in {columns.get("weights"), columns.get("counts")}:
+            raise OptionError(
+                "--weights and --counts must not be given together: got "
+                f"{columns['weights']!r} and {columns['counts']!r}. Hint: weights say how much a "
+                "row of a sample counts, counts how many equal rows it stands for."
+            )
+        named = texts(
+            "classes",
+            columns.get("classes"),
+            "label values in the order of the columns",
+            "['cat', 'dog']",
+        )
+        return cls(**{**columns, "classes": named})
+
+
+def texts(name: str, value: Any, what: str, example: str) -> list[str] | None:
+    """Return an option that is a list of values, as text, or None.
+
+    Raises
+    ------
+    OptionError
+        If it is no list.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (str, Set, Mapping)) or not isinstance(value, Iterable):
+        raise OptionError(
+            f"{name} must be a list of {what}: got {value!r}. Hint: {name}={example}."
+        )
+    return [str(item) for item in value]
 
 
 class Spelling(Enum):
@@ -99,6 +201,8 @@ class Reading:
         The label values, as text; for a list of unknown length with class indices, empty.
     weights, id
         Columns, or None.
+    counts
+        Whether the weights say how many equal rows a row stands for.
     spelling
         How a label's text becomes the text of a class.
     words
@@ -113,6 +217,7 @@ class Reading:
     id: int | None
     spelling: Spelling
     words: tuple[str, ...]
+    counts: bool = False
 
 
 def read_roles(table: Table, wishes: Wishes) -> Reading:
@@ -126,7 +231,10 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
         If the wishes contradict each other.
     """
     label = _label_column(table, wishes)
-    weights = _named_or_known(table, wishes.weights, "weights", _WEIGHTS, {label})
+    counts = None if wishes.counts is None else find_column(table, wishes.counts, "counts")
+    weights = counts
+    if weights is None:
+        weights = _named_or_known(table, wishes.weights, "weights", _WEIGHTS, {label})
     id_column = _id_column(table, wishes, label)
     taken = {column for column in (label, weights, id_column) if column is not None}
     layout, columns, stars = _probability_columns(table, wishes, taken, label)
@@ -141,14 +249,26 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
     words = [
         f"label: column {names[label]!r} (else --label)",
         f"{said} (else --probabilities{', --positive' if layout == 'binary' else ''})",
-        "weights: none, each row counts once (else --weights)"
+        f"each row counts as often as column {names[weights]!r} says (else --counts)"
+        if counts is not None and weights is not None
+        else "weights: none, each row counts once (else --weights)"
         if weights is None
         else f"weights: column {names[weights]!r} (else --weights, or --weights none)",
         "rows are named by their number (else --id)"
         if id_column is None
         else f"rows are named by column {names[id_column]!r} (else --id, or --id none)",
     ]
-    return Reading(label, layout, columns, classes, weights, id_column, spelling, tuple(words))
+    return Reading(
+        label,
+        layout,
+        columns,
+        classes,
+        weights,
+        id_column,
+        spelling,
+        tuple(words),
+        counts=counts is not None,
+    )
 
 
 _TRUTHS = {Spelling.LOWER: {"false", "true"}, Spelling.BIT: {"0", "1"}}

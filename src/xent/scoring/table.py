@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.columns import find_column
 from xent.scoring.duckdb import Table, open_table
-from xent.scoring.query import MOST_GUESSES, Query
-from xent.scoring.reading import Reading, Wishes, read_roles
+from xent.scoring.query import MOST_COPIES, MOST_GUESSES, MOST_QUESTIONS, Policy, Query, Scan
+from xent.scoring.reading import Columns, Reading, Wishes, read_roles, texts
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from xent.scoring.table_score import Score, ScoredRow
 from xent.scoring.tally import Tally
 
-__all__ = ["FLOORS", "score"]
+__all__ = ["FLOORS", "refuse_faults", "score"]
 
 FLOORS = (1e-15, 1e-6, 1e-3)
 # Re-centring a sum of squares keeps 12 digits while this much of it is left, 16 − log10(1e4).
@@ -32,15 +32,14 @@ _KEPT = 1e-4
 def score(
     source: str | Path,
     *,
-    label: str | None = None,
-    probabilities: str | None = None,
-    positive: str | None = None,
-    classes: Sequence[str] | None = None,
-    weights: str | None = None,
-    id: str | None = None,  # noqa: A002 - the name of the flag
     by: Sequence[str] = (),
+    class_wise: bool = False,
+    floor: float | None = None,
     allow_unnormalised: float | None = None,
+    allow_unseen: bool = False,
+    allow_missing: bool = False,
     worst: int = 5,
+    **columns: Unpack[Columns],
 ) -> Score:
     """Score a CSV or Parquet file of predictions without loading it.
 
@@ -52,27 +51,26 @@ def score(
     ----------
     source
         The file. A CSV has a line of names first; it may be compressed with gzip.
-    label
-        The column of the true label; found by itself when it is called ``label``, ``y_true`` ….
-    probabilities
-        The columns of the probabilities: ``"p_*"``, or names with commas between. One column may
-        hold lists, or the probability of one of two labels.
-    positive
-        With one column: the label value that it is the probability of.
-    classes
-        The label values in the order of the columns, or of the entries of lists.
-    weights
-        The column of sampling weights; ``"none"`` for none. A row of weight 0 counts for nothing,
-        but must be a valid row all the same.
-    id
-        The column that names a row in the report; ``"none"`` for row numbers.
     by
         Columns whose values slice the rows: each value is scored by itself.
+    class_wise
+        Whether to look at the calibration of every class, not only that of the second of two. One
+        more scan; beyond 32 classes the rarest are pooled.
+    floor
+        What P(truth) is raised to in each row in which it is less, such as 1e-15; by default
+        nothing is, and the score is infinite where the truth was called impossible.
     allow_unnormalised
         Accept rows whose sum lies within this of 1 (numbers rounded to a few decimals). They are
         used as given.
+    allow_unseen
+        Accept labels that have no probability: their P(truth) is 0.
+    allow_missing
+        Leave out rows without a label or a prediction; `Score.left_out` counts them.
     worst
         How many of the worst rows to return.
+    **columns
+        Which column is what (`Columns`): `label`, `probabilities`, `positive`, `classes`,
+        `weights`, `counts`, `id`.
 
     Raises
     ------
@@ -93,37 +91,21 @@ def score(
     >>> result.n, result.log_loss, result.standard_error, result.worst[0].name
     (48, 0.4538, 0.0679, 'img-013')
     """
-    if allow_unnormalised is not None and not (
-        _is_real(allow_unnormalised) and 0.0 < allow_unnormalised < 1.0
-    ):
-        raise OptionError(
-            "allow_unnormalised must be a number between 0 and 1: got "
-            f"{allow_unnormalised!r}. Hint: 1e-3 suits numbers rounded to four decimals."
-        )
+    policy = _policy(allow_unnormalised, floor, unseen=allow_unseen)
     if not _is_count(worst):
         raise OptionError(
             f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
         )
     _check_source(source)
-    sliced = list(dict.fromkeys(_texts("by", by, "columns", "['country', 'month']") or []))
-    wishes = Wishes(
-        _text("label", label),
-        _text("probabilities", probabilities),
-        _text("positive", positive),
-        _texts("classes", classes, "label values in the order of the columns", "['cat', 'dog']"),
-        _text("weights", weights),
-        _text("id", id),
-    )
+    sliced = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
+    wishes = Wishes.of(columns)
     with open_table(source) as table:
         reading = read_roles(table, wishes)
         length = _length(table, reading)
         slices = [_slice_column(table, reading, name) for name in sliced]
-        query = Query(
-            table, reading, length=length, allowed=allow_unnormalised, floors=FLOORS, slices=slices
-        )
+        query = Query(table, reading, length=length, policy=policy, floors=FLOORS, slices=slices)
         scan = query.scan()
-        for fault, rows in scan.faults.items():
-            raise _fault_error(query, fault, rows)
+        left_out = refuse_faults(query, scan, allow_missing=allow_missing)
         for name, cells in zip(sliced, scan.tally.slices, strict=True):
             if len(cells) > MOST_GUESSES:
                 raise TableError(
@@ -132,18 +114,9 @@ def score(
                     "values rows share; cut numbers into ranges first."
                 )
         tally = _well_centred(query, scan.tally)
+        if length == 2 or class_wise:
+            tally = _with_questions(query, tally, judged=bool(left_out))
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
-        whole = tally.whole
-        if any(map(math.isnan, (whole.summary.first, whole.summary.second_squared, whole.brier))):
-            raise TableError(  # the last guard: every row has been judged, so none may get here
-                f"the losses of {str(table.path)!r} must add up to a number: got NaN. "
-                "Hint: save the file again as CSV, and please report this one."
-            )
-        if not whole.summary.n:
-            raise TableError(
-                f"{str(table.path)!r} must have at least one row with a weight: got "
-                f"{whole.rows} rows of weight 0. Hint: --weights none counts each row once."
-            )
         found = query.worst(min(worst, sys.maxsize)) if worst else []
     return Score(
         path=str(source),
@@ -157,7 +130,75 @@ def score(
             for number, name, truth, p, every in found
         ),
         allow_unnormalised=allow_unnormalised,
+        floor=policy.floor,
+        left_out=left_out,
     )
+
+
+def _policy(unnormalised: float | None, floor: float | None, *, unseen: bool) -> Policy:
+    """Return what the caller allows, refusing numbers outside their domains."""
+    if unnormalised is not None and not (_is_real(unnormalised) and 0.0 < unnormalised < 1.0):
+        raise OptionError(
+            "allow_unnormalised must be a number between 0 and 1: got "
+            f"{unnormalised!r}. Hint: 1e-3 suits numbers rounded to four decimals."
+        )
+    if floor is not None and not (_is_real(floor) and 0.0 < floor < 0.5):
+        raise OptionError(
+            f"floor must be a probability between 0 and 0.5: got {floor!r}. Hint: 1e-15 is "
+            "customary; leave it out to have an infinite loss called infinite."
+        )
+    return Policy(unnormalised, None if floor is None else float(floor), bool(unseen))
+
+
+def refuse_faults(query: Query, scan: Scan, *, allow_missing: bool = False) -> dict[str, int]:
+    """Raise the error of the first fault that is not allowed, or one for a table without weight.
+
+    Returns
+    -------
+    dict
+        Rows that are left out, because the caller said so, by fault.
+    """
+    left_out: dict[str, int] = {}
+    for fault, rows in scan.faults.items():
+        if allow_missing and fault in {"label", "missing"}:
+            left_out[fault] = rows
+        else:
+            raise _fault_error(query, fault, rows)
+    whole, path = scan.tally.whole, str(query.table.path)
+    if any(map(math.isnan, (whole.summary.first, whole.summary.second_squared, whole.brier))):
+        raise TableError(  # the last guard: every row has been judged, so none may get here
+            f"the losses of {path!r} must add up to a number: got NaN. "
+            "Hint: save the file again as CSV, and please report this one."
+        )
+    if not whole.summary.n:
+        if left_out:
+            raise TableError(
+                f"{path!r} must have at least one row with a label and a prediction: got "
+                f"{sum(left_out.values())} rows without. Hint: allow_missing leaves those out."
+            )
+        raise TableError(
+            f"{path!r} must have at least one row with a weight: got "
+            f"{whole.rows} rows of weight 0. Hint: --weights none counts each row once."
+        )
+    return left_out
+
+
+def _with_questions(query: Query, tally: Tally, *, judged: bool) -> Tally:
+    """Add the histograms of calibration: each class against the others, the rarest pooled."""
+    length = query.length
+    groups: list[tuple[int, ...]]
+    if length == 2:
+        groups = [(2,)]
+    else:
+        often = sorted(
+            range(1, length + 1),
+            key=lambda k: (-tally.classes[k].summary.weight if k in tally.classes else 0.0, k),
+        )
+        apart = length if length <= MOST_QUESTIONS else MOST_QUESTIONS - 1
+        groups = [(k,) for k in sorted(often[:apart])]
+        groups += [tuple(sorted(often[apart:]))] if often[apart:] else []
+    histograms = query.questions(groups, judged=judged)
+    return replace(tally, questions=dict(zip(groups, histograms, strict=True)))
 
 
 def _slice_column(table: Table, reading: Reading, name: str) -> int:
@@ -190,28 +231,6 @@ def _check_source(source: object) -> None:
         )
 
 
-def _text(name: str, value: object) -> str | None:
-    """Return an option that is a text or None."""
-    if value is None or isinstance(value, str):
-        return value
-    raise OptionError(
-        f"{name} must be a text: got {value!r}. Hint: label values are compared as text, '1' for 1."
-        if name == "positive"
-        else f"{name} must be a text: got {value!r}. Hint: give the column's name."
-    )
-
-
-def _texts(name: str, value: Any, what: str, example: str) -> list[str] | None:
-    """Return an option that is a list of values, as text, or None."""
-    if value is None:
-        return None
-    if isinstance(value, (str, Set, Mapping)) or not isinstance(value, Iterable):
-        raise OptionError(
-            f"{name} must be a list of {what}: got {value!r}. Hint: {name}={example}."
-        )
-    return [str(item) for item in value]
-
-
 def _length(table: Table, reading: Reading) -> int:
     """Return how many classes a row has probabilities for."""
     if reading.layout != "list":
@@ -241,7 +260,7 @@ def _well_centred(query: Query, tally: Tally) -> Tally:
     Only losses that differ by less than a hundredth of their size need it, such as a model that
     says the same of every row.
     """
-    centres = [0.0] * query.length
+    centres = [0.0] * (query.length + 1)
     for k, cell in tally.classes.items():
         summary = cell.summary
         if summary.finite_rows < 2:
@@ -271,11 +290,16 @@ def _fault_error(query: Query, fault: str, count: int) -> Exception:
     if fault == "label":
         return TableError(
             f"the label column {table.names[reading.label]!r} of {path} must have a value in every "
-            f"row: got {rows} without one; {where}. Hint: drop the rows that have no label; "
-            "rows of weight 0 must be valid too."
+            f"row: got {rows} without one; {where}. Hint: --allow missing leaves out rows "
+            "that have no label; rows of weight 0 must be valid too."
         )
     if fault == "weight":
         got = "nothing" if weight is None else _quoted(str(weight))
+        if reading.counts:
+            return TableError(
+                f"counts in {path} must be whole numbers from 0 to {MOST_COPIES:,}: got {got} in "
+                f"data row {number} ({rows}). Hint: --weights is for sampling weights."
+            )
         return TableError(
             f"weights in {path} must be 0 or lie in [{SMALLEST_WEIGHT:g}, {LARGEST_WEIGHT:g}]: got "
             f"{got} in data row {number} ({rows}). Hint: --weights none counts each row once."
@@ -285,8 +309,8 @@ def _fault_error(query: Query, fault: str, count: int) -> Exception:
         got = "nothing" if value is None else repr(value)
         return TableError(
             f"probabilities in {path} must be numbers: got {got} in column {name!r} of data row "
-            f"{number} ({rows}). Hint: drop or fill the rows without a prediction; decimals are "
-            "written with a point."
+            f"{number} ({rows}). Hint: --allow missing leaves out rows without a "
+            "prediction; decimals are written with a point."
         )
     if fault == "length":
         return TableError(
@@ -307,7 +331,8 @@ def _fault_error(query: Query, fault: str, count: int) -> Exception:
             f"each label in {path} must have a probability: got label {label!r} in data row "
             f"{number} ({rows} with such labels), but the probabilities are those of {shown}. "
             "Hint: --classes a,b,c gives the label values in the order of the columns; "
-            "--probabilities chooses the columns, --label the label."
+            "--probabilities chooses the columns, --label the label; --allow unseen counts such a "
+            "label as one of probability 0."
         )
     return DistributionError(
         f"probabilities in a row of {path} must sum to 1 within {query.tolerance:.1e}: got "

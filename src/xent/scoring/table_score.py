@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from xent.scoring.histogram import Histogram
 from xent.scoring.summary import LossSummary
-from xent.scoring.tally import Cell, Tally
+from xent.scoring.tally import Cell, Tally, loss_bin_edges
 from xent.units import from_nats
 
-__all__ = ["ClassScore", "Confusion", "Score", "ScoredRow", "SliceScore"]
+__all__ = [
+    "ClassCalibration",
+    "ClassScore",
+    "Confusion",
+    "LossBin",
+    "Score",
+    "ScoredRow",
+    "SliceScore",
+]
 
 _MOST_CONFUSIONS = 100
 
@@ -117,6 +125,43 @@ class SliceScore:
 
 
 @dataclass(frozen=True)
+class ClassCalibration:
+    """How the predictions of a class are borne out, as a yes-or-no question of its own.
+
+    Attributes
+    ----------
+    labels
+        The label that means yes; several where the rarest are pooled.
+    histogram
+        What `xent.scoring.decomposition` and `xent.scoring.reliability` are computed from.
+    """
+
+    labels: tuple[str, ...]
+    histogram: Histogram
+
+
+@dataclass(frozen=True)
+class LossBin:
+    """The rows whose loss lies between two amounts.
+
+    Attributes
+    ----------
+    lower, upper
+        The amounts, nats; both 0 or both infinite for exactly that.
+    rows, weight
+        Number and Σw of the rows.
+    share
+        The part of the whole loss that they make up; None where the whole is 0 or infinite.
+    """
+
+    lower: float
+    upper: float
+    rows: int
+    weight: float
+    share: float | None
+
+
+@dataclass(frozen=True)
 class Score:
     """The log loss of a table of predictions, and where it comes from. All amounts in nats.
 
@@ -138,6 +183,10 @@ class Score:
         The rows with the largest loss, infinite ones first.
     allow_unnormalised
         How far from 1 sums were allowed to be; None for rounding only.
+    floor
+        What P(truth) was raised to where it was less; None for nothing.
+    left_out
+        Rows without a label or a prediction that were left out, by fault.
     """
 
     path: str
@@ -148,6 +197,8 @@ class Score:
     floors: tuple[float, ...]
     worst: tuple[ScoredRow, ...]
     allow_unnormalised: float | None
+    floor: float | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def _whole(self) -> Cell:
@@ -171,11 +222,20 @@ class Score:
     @cached_property
     def classes(self) -> tuple[ClassScore, ...]:
         """The score of each label's rows, in the order of the columns."""
-        cells = [self.tally.classes.get(k, Cell()) for k in range(1, len(self.names) + 1)]
         return tuple(
-            ClassScore(name, cell.summary, cell.correct, self._share(cell))
-            for name, cell in zip(self.names, cells, strict=True)
+            ClassScore(
+                self._name(k),
+                cell.summary,
+                cell.correct,
+                self._share(cell),
+            )
+            for k in range(1, len(self.names) + 2)
+            if (cell := self.tally.classes.get(k, Cell())).rows or k <= len(self.names)
         )
+
+    def _name(self, k: int) -> str:
+        """Return the label of a class; that of all labels without a probability is made up."""
+        return self.names[k - 1] if k <= len(self.names) else "(no probability)"
 
     @cached_property
     def confusions(self) -> tuple[Confusion, ...]:
@@ -185,7 +245,7 @@ class Score:
         costliest here.
         """
         found = [
-            Confusion(self.names[k - 1], self.names[guess - 1], cell, self._share(cell))
+            Confusion(self._name(k), self._name(guess), cell, self._share(cell))
             for (k, guess), cell in self.tally.guesses.items()
             if cell.summary.n
         ]
@@ -218,7 +278,37 @@ class Score:
     @cached_property
     def floor_scores(self) -> Mapping[float, float]:
         """The log loss with a floor under every probability, per floor."""
-        return {floor: self.tally.log_loss_above(floor, self.floors) for floor in self.floors}
+        return {
+            floor: self.tally.log_loss_above(floor, self.floors)
+            for floor in self.floors
+            if self.floor is None or floor >= self.floor
+        }
+
+    @property
+    def touched_rows(self) -> int:
+        """Rows that the floor changed: those in which P(truth) is less."""
+        return self.tally.touched
+
+    @cached_property
+    def loss_bins(self) -> tuple[LossBin, ...]:
+        """The histogram of the losses, 8 bins to each doubling, from the smallest loss up."""
+        bins: dict[int, list[Cell]] = {}
+        for (number, _), cell in self.tally.losses.items():
+            bins.setdefault(number, []).append(cell)
+        merged = {number: Cell().merge(*cells) for number, cells in sorted(bins.items())}
+        return tuple(
+            LossBin(*loss_bin_edges(number), cell.summary.n, cell.summary.weight, self._share(cell))
+            for number, cell in merged.items()
+            if cell.summary.n
+        )
+
+    @cached_property
+    def calibration(self) -> tuple[ClassCalibration, ...]:
+        """How predictions are borne out: of two classes the second's; of more, if asked, each's."""
+        return tuple(
+            ClassCalibration(tuple(self._name(k) for k in group), histogram)
+            for group, histogram in self.tally.questions.items()
+        )
 
     @property
     def brier_score(self) -> float:
@@ -318,6 +408,9 @@ class Score:
             "worst_1_percent_share": self.concentration(0.01),
             "infinite_rows": self.infinite_rows,
             "finite_log_loss_nats": self.finite_log_loss,
+            "floor": self.floor,
+            "touched_rows": self.touched_rows,
+            "left_out": dict(self.left_out),
             "floors": [
                 {"floor": floor, "log_loss_nats": loss} for floor, loss in self.floor_scores.items()
             ],

@@ -125,6 +125,10 @@ class Tally:
         For each column, by its value.
     loose
         Rows whose sum is off by more than rounding, accepted because the caller said so.
+    touched, zeros
+        With a floor under P(truth): rows in which it is less, and those in which it is 0.
+    questions
+        Histograms of yes-or-no questions, each with the classes that mean yes.
     """
 
     classes: Mapping[int, Cell]
@@ -133,6 +137,9 @@ class Tally:
     top: Histogram | None = None
     slices: tuple[Mapping[str | None, Cell], ...] = ()
     loose: int = 0
+    touched: int = 0
+    zeros: int = 0
+    questions: Mapping[tuple[int, ...], Histogram] = field(default_factory=dict)
 
     @property
     def whole(self) -> Cell:
