@@ -16,7 +16,7 @@ import pytest
 import xent
 from xent.cli import main, process
 from xent.scoring import score
-from xent.scoring.duckdb import open_table
+from xent.scoring.sources import open_table
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "predictions.csv"

@@ -15,10 +15,10 @@ from xent.cli import main
 from xent.errors import OptionError, TableError
 from xent.report import render_text
 from xent.scoring import LossSummary, score
-from xent.scoring.duckdb import open_table
 from xent.scoring.histogram import Histogram
 from xent.scoring.query import MOST_GUESSES, Query
 from xent.scoring.reading import Wishes, read_roles
+from xent.scoring.sources import open_table
 from xent.scoring.tally import Cell, joined, loss_bin_edges, loss_bin_sql
 
 

@@ -98,7 +98,7 @@ def _fit(
     from xent.models import SoftmaxRegression, Validation
     from xent.models.table_fit import fit_columns, read_choice
     from xent.models.training_table import read_training_table
-    from xent.scoring.duckdb import open_table
+    from xent.scoring.sources import open_table
 
     require_target(output, "--output", table, hint=_FOLDER)
     check_json(target, table, output)

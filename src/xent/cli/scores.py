@@ -21,8 +21,17 @@ def add_to(app: Typer) -> None:
 
     @app.command()
     def score(
-        file: Path = typer.Argument(
-            help="CSV (gzip too) or Parquet with labels and probabilities."
+        file: list[Path] = typer.Argument(
+            help="CSV, Parquet, JSON lines (gzip too) or a DuckDB file with labels and "
+            "probabilities; several files, a folder or a 'quoted*pattern' are parts of one table."
+        ),
+        table: str | None = typer.Option(
+            None, metavar="NAME", help="The table of a DuckDB file that has more than one."
+        ),
+        query: str | None = typer.Option(
+            None,
+            metavar="SQL",
+            help="What to score: SQL that sees a database's tables, or a file as 'predictions'.",
         ),
         label: str | None = typer.Option(None, metavar="COLUMN", help="The true label."),
         probabilities: str | None = typer.Option(
@@ -68,6 +77,8 @@ def add_to(app: Typer) -> None:
     ) -> None:
         """Log loss of the predictions in FILE, by class, with its standard error."""
         options = {
+            "table": table,
+            "query": query,
             "label": label,
             "probabilities": probabilities,
             "positive": positive,
@@ -121,11 +132,11 @@ def _parse_zero(word: str) -> float | None:
     return None
 
 
-def _score(file: Path, target: str | None, options: dict[str, Any]) -> int:
+def _score(files: list[Path], target: str | None, options: dict[str, Any]) -> int:
     from xent.scoring import score
 
-    check_json(target, file)
-    result = score(file, **options)
+    check_json(target, *files)
+    result = score(files[0] if len(files) == 1 else files, **options)
     if target != "-":
         from xent.report import render_text
 

@@ -20,7 +20,7 @@ from xent.models.fit_summary import Dropped, FitSummary, HeldOut, Validation
 from xent.models.softmax_regression import SoftmaxRegression
 from xent.models.table_model import TableModel, log_probabilities, require_choice
 from xent.models.training_table import Choice, TrainingTable, read_training_table
-from xent.scoring.duckdb import open_table
+from xent.scoring.sources import open_table
 from xent.scoring.summary import LossSummary
 
 __all__ = ["fit_columns", "fit_table", "read_choice"]

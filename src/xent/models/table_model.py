@@ -25,7 +25,7 @@ from xent.models.fit_summary import FitSummary
 from xent.models.records import record_from_text, record_to_text
 from xent.models.softmax_regression import SoftmaxRegression
 from xent.models.table_values import read_features
-from xent.scoring.duckdb import open_table
+from xent.scoring.sources import open_table
 
 __all__ = ["TableModel", "log_probabilities", "require_choice"]
 

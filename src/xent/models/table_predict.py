@@ -16,8 +16,9 @@ from xent.models.table_model import TableModel, require_choice
 from xent.models.table_values import present, read_features, spelt
 from xent.models.training_table import select_columns
 from xent.scoring.columns import listed
-from xent.scoring.duckdb import Table, open_table, quote_text
+from xent.scoring.duckdb import Table, quote_text
 from xent.scoring.reading import is_id_name, is_probability_name
+from xent.scoring.sources import open_table
 
 __all__ = ["Predictions", "predict_table"]
 

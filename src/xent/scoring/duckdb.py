@@ -1,15 +1,11 @@
 """The engine that reads tables: DuckDB, in the process, without loading the table.
 
-It knows files, columns and SQL, and no score: it returns groups of the numbers that
-`xent.scoring.summary` merges, and the few rows that a message or a report shows. A CSV is read as
-text with numbered columns, so that neither guessed types nor names ever change a value.
+It knows columns and SQL, and no score: it returns groups of the numbers that
+`xent.scoring.summary` merges, and the few rows that a message or a report shows.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xent.errors import MissingExtraError, TableError
+from xent.errors import TableError
 
-__all__ = ["Table", "open_table", "open_tables", "quote_name", "quote_text"]
-
-_DELIMITERS = ",;\t|"
-_HEADER_LIMIT = 1 << 20
+__all__ = [
+    "Table",
+    "disable_rules",
+    "quote_name",
+    "quote_text",
+    "reading_errors",
+    "require_unicode",
+]
 
 
 def quote_name(name: str) -> str:
@@ -115,13 +115,13 @@ class Table:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run a query whose answer is small."""
-        with _reading(self.path):
+        with reading_errors(self.path):
             return list(_interruptible(self._connection, sql))
 
     def arrays(self, expressions: Sequence[str]) -> list[Any]:
         """Return expressions that are never NULL as NumPy arrays over the rows, in their order."""
         named = ", ".join(f"{sql} AS a{place}" for place, sql in enumerate(expressions))
-        with _reading(self.path):
+        with reading_errors(self.path):
             found = _interruptible(
                 self._connection, f"SELECT {named} FROM {self.source}", "fetchnumpy"
             )
@@ -147,7 +147,7 @@ class Table:
             f"COPY (SELECT {', '.join(outer)} FROM {rows}) TO {quote_text(str(target))} ({options})"
         )
         hint = "is there space left?"
-        with _reading(self.path, f"cannot be copied to {str(target)!r}", hint):
+        with reading_errors(self.path, f"cannot be copied to {str(target)!r}", hint):
             _interruptible(self._connection, sql)
 
     def first_row(self) -> tuple[Any, ...] | None:
@@ -170,53 +170,6 @@ class Table:
         return sorted(str(row[0]) for row in rows)
 
 
-@contextmanager
-def open_table(source: str | Path) -> Iterator[Table]:
-    """Open a CSV or Parquet file.
-
-    Raises
-    ------
-    TableError
-        If there is no such file, or it is neither.
-    MissingExtraError
-        If duckdb is not installed.
-    """
-    with open_tables([source]) as (table,):
-        yield table
-
-
-@contextmanager
-def open_tables(sources: Sequence[str | Path]) -> Iterator[tuple[Table, ...]]:
-    """Open tables that one query can read together.
-
-    Raises
-    ------
-    TableError, MissingExtraError
-        As `open_table`, of the first source that cannot be opened.
-    """
-    try:
-        import duckdb
-    except ImportError:
-        raise MissingExtraError("duckdb", "tables") from None
-
-    # Nothing is fetched from the network on the way: what is not built in is an error.
-    connection = duckdb.connect(
-        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-    )
-    try:
-        _disable_rules(connection)
-        yield tuple(_opened(Path(source), connection) for source in sources)
-    finally:
-        connection.close()
-
-
-def _opened(path: Path, connection: Any) -> Table:
-    start = _first_bytes(path)
-    if start.startswith(b"PAR1") or path.suffix.lower() in {".parquet", ".pq"}:
-        return _open_parquet(path, connection)
-    return _open_csv(path, connection, compressed=start.startswith(b"\x1f\x8b"))
-
-
 def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
     """Return the answer to a query that Ctrl-C ends at once.
 
@@ -225,7 +178,7 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
     """
     import duckdb
 
-    _require_unicode(sql)
+    require_unicode(sql)
     answer: list[Any] = []
     ended = threading.Event()
 
@@ -256,7 +209,7 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
     return answer[0]
 
 
-def _require_unicode(sql: str) -> None:
+def require_unicode(sql: str) -> None:
     """Refuse what the engine cannot be told: a byte of a name that is no text."""
     try:
         sql.encode("utf-8")
@@ -268,11 +221,12 @@ def _require_unicode(sql: str) -> None:
 
 
 @contextmanager
-def _reading(
+def reading_errors(
     path: Path,
     failure: str = "cannot be read",
     hint: str = "is the file complete, and CSV in UTF-8 or Parquet?",
 ) -> Iterator[None]:
+    """Turn what the engine says about a source into an error that names it."""
     import duckdb
 
     try:
@@ -284,7 +238,7 @@ def _reading(
         raise TableError(f"{str(path)!r} {failure}: {what}. Hint: {hint}") from None
 
 
-def _disable_rules(connection: Any) -> None:
+def disable_rules(connection: Any) -> None:
     """Switch off the shortcuts of the engine that change answers.
 
     ``type_pushdown`` lets the CSV reader convert what TRY_CAST asks for, and then fail at a text
@@ -297,176 +251,3 @@ def _disable_rules(connection: Any) -> None:
     }
     rules = sorted(known & {"type_pushdown", "statistics_propagation"})
     connection.execute(f"SET disabled_optimizers = {quote_text(','.join(rules))}")
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        exists = path.exists()
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
-        said = getattr(error, "strerror", None) or error
-        raise TableError(
-            f"the table must be a file: got a path of {len(str(path))} characters, "
-            f"{str(path)[:60]!r}…: {said}. Hint: check the spelling of the path."
-        ) from None
-    if not exists:
-        raise TableError(
-            f"there must be a file to read: got {str(path)!r}, which does not exist in or under "
-            f"{str(Path.cwd())!r}. Hint: check the spelling of the path."
-        )
-    if not path.is_file():
-        raise TableError(
-            f"the table must be an ordinary file: got {str(path)!r}. "
-            "Hint: it is read more than once, so save a stream or a folder to one file first."
-        )
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise TableError(
-            f"{str(path)!r} cannot be read: {error.strerror}. Hint: check its permissions."
-        ) from None
-    if not start:
-        raise TableError(f"{str(path)!r} is empty: got 0 bytes. Hint: was it written completely?")
-    return start
-
-
-def _file_literal(path: Path) -> str:
-    """Return the path as an SQL string in which nothing is a wildcard."""
-    escaped = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.resolve()))
-    return quote_text(escaped)
-
-
-def _open_parquet(path: Path, connection: Any) -> Table:
-    options = f"{_file_literal(path)}, hive_partitioning = false"
-    source = f"read_parquet({options})"
-    _require_unicode(options)
-    with _reading(path):
-        described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-        schema = connection.execute(
-            f"SELECT name, num_children FROM parquet_schema({_file_literal(path)})"
-        ).fetchall()
-    identifiers = tuple(row[0] for row in described)
-    # The engine renames columns that differ in case only; the file's own names are the labels'.
-    names = _top_level(schema)
-    if len(names) != len(identifiers):
-        names = identifiers
-    _refuse_twins(path, names)
-    # Parquet knows the number of a row, which many threads can read; a window needs one.
-    known = "file_row_number" not in {name.lower() for name in identifiers}
-    return Table(
-        path=path,
-        names=names,
-        kinds=tuple(_kind(row[1]) for row in described),
-        types=tuple(str(row[1]) for row in described),
-        source=source,
-        numbered=f"read_parquet({options}, file_row_number = true)" if known else source,
-        number_of_row="file_row_number + 1" if known else "row_number() OVER ()",
-        _identifiers=tuple(quote_name(name) for name in identifiers),
-        _connection=connection,
-    )
-
-
-def _top_level(schema: list[tuple[str, int | None]]) -> tuple[str, ...]:
-    """Return the columns of a Parquet schema, which lists a tree depth first, its root included."""
-    names: list[str] = []
-    place = 1
-    while place < len(schema):
-        names.append(schema[place][0])
-        inside = 1  # entries of this column that are still to be passed over
-        while inside and place < len(schema):
-            inside += (schema[place][1] or 0) - 1
-            place += 1
-    return tuple(names)
-
-
-def _refuse_twins(path: Path, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise TableError(
-            f"columns of {str(path)!r} must have different names: got {twice[0]!r} twice. "
-            "Hint: rename one of them."
-        )
-
-
-def _kind(sql_type: str) -> str:
-    name = sql_type.upper()
-    if name.endswith("]"):
-        return "list"
-    if name.startswith(("VARCHAR", "ENUM")):
-        return "text"
-    if name in {"FLOAT", "DOUBLE"}:
-        return "float"
-    if name == "BOOLEAN":
-        return "boolean"
-    whole = name.endswith(("INT", "INTEGER"))
-    return "number" if whole or name.startswith("DECIMAL") else "other"
-
-
-def _open_csv(path: Path, connection: Any, *, compressed: bool) -> Table:
-    delimiter, names = _read_header(path, compressed=compressed)
-    identifiers = tuple(f"c{number}" for number in range(len(names)))
-    columns = ", ".join(f"{name}: 'VARCHAR'" for name in identifiers)
-    compression = "'gzip'" if compressed else "'none'"
-    source = (
-        f"read_csv({_file_literal(path)}, auto_detect = false, header = true, "
-        f"delim = {quote_text(delimiter)}, quote = '\"', escape = '\"', "
-        f"compression = {compression}, hive_partitioning = false, columns = {{{columns}}})"
-    )
-    return Table(
-        path=path,
-        names=names,
-        kinds=("text",) * len(names),
-        types=(),
-        source=source,
-        numbered=source,
-        number_of_row="row_number() OVER ()",
-        _identifiers=identifiers,
-        _connection=connection,
-    )
-
-
-def _read_header(path: Path, *, compressed: bool) -> tuple[str, tuple[str, ...]]:
-    """Return the delimiter and the column names of a CSV."""
-    try:
-        with gzip.open(path, "rb") if compressed else path.open("rb") as file:
-            text = file.read(_HEADER_LIMIT).decode("utf-8-sig", errors="ignore")
-            if b"\x00" in text.encode()[:4096]:
-                raise UnicodeError
-    except (UnicodeError, OSError, EOFError):
-        raise TableError(
-            f"{str(path)!r} must be a CSV in UTF-8 or a Parquet file: got something else. "
-            "Hint: save it as UTF-8."
-        ) from None
-    best: tuple[str, list[str]] = (",", [])
-    for delimiter in _DELIMITERS:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        try:
-            header = next(rows, [])
-        except csv.Error as error:
-            raise TableError(
-                f"the first line of {str(path)!r} must name the columns: it cannot be read: "
-                f"{error}. Hint: is a quotation mark in it never closed?"
-            ) from None
-        if len(header) > len(best[1]):
-            best = (delimiter, header)
-    delimiter, header = best
-    if not any(name.strip() for name in header):
-        raise TableError(
-            f"the first line of {str(path)!r} must name the columns: got an empty line. "
-            "Hint: label,p_cat,p_dog"
-        )
-    if len(header) > 1 and all(_is_number(name) for name in header):
-        raise TableError(
-            f"the first line of {str(path)!r} must name the columns: got the numbers "
-            f"{delimiter.join(header)[:60]!r}. Hint: write a line such as label,p_cat,p_dog above."
-        )
-    _refuse_twins(path, header)
-    return delimiter, tuple(header)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -19,7 +19,8 @@ from xent import estimation, information
 from xent.arrays import quietly, unit_sum_tolerance
 from xent.errors import OptionError, TableError
 from xent.scoring.columns import find_column, listed, no_rows_error
-from xent.scoring.duckdb import Table, open_table
+from xent.scoring.duckdb import Table
+from xent.scoring.sources import open_table
 
 __all__ = ["Measure", "measure_columns", "measure_numbers", "measure_samples"]
 

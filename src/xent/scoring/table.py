@@ -7,17 +7,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
-from os import PathLike
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.columns import find_column
-from xent.scoring.duckdb import Table, open_table
+from xent.scoring.duckdb import Table
 from xent.scoring.query import MOST_COPIES, MOST_GUESSES, MOST_QUESTIONS, Policy, Query, Scan
 from xent.scoring.reading import Columns, Reading, Wishes, read_roles, texts
+from xent.scoring.sources import Source, named, open_table
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from xent.scoring.table_score import Score, ScoredRow
 from xent.scoring.tally import Tally
@@ -30,8 +29,10 @@ _KEPT = 1e-4
 
 
 def score(
-    source: str | Path,
+    source: Source,
     *,
+    table: str | None = None,
+    query: str | None = None,
     by: Sequence[str] = (),
     class_wise: bool = False,
     floor: float | None = None,
@@ -41,7 +42,7 @@ def score(
     worst: int = 5,
     **columns: Unpack[Columns],
 ) -> Score:
-    """Score a CSV or Parquet file of predictions without loading it.
+    """Score a table of predictions, wherever it lies, without loading it.
 
     The mean of −log P(truth) over the rows, by class, with its standard error. A table is read by
     the names of its columns, and `Score.reading` says how. `xent.log_loss` is the sibling for
@@ -50,7 +51,15 @@ def score(
     Parameters
     ----------
     source
-        The file. A CSV has a line of names first; it may be compressed with gzip.
+        A CSV (gzip too; with a line of names first), Parquet, JSON-lines or DuckDB file; a pattern,
+        a folder or a list of paths, whose files are the parts of one table, and whose folders
+        called ``key=value`` make a column; a frame of pandas, polars or Arrow; or a mapping of
+        names to arrays, such as ``{"label": labels, "probabilities": array}``.
+    table
+        The table of a DuckDB file; not needed where it has one.
+    query
+        SQL whose answer is the table. It sees the tables of a database by their names, and anything
+        else as ``predictions``.
     by
         Columns whose values slice the rows: each value is scored by itself.
     class_wise
@@ -75,7 +84,7 @@ def score(
     Raises
     ------
     TableError
-        If the file or a column cannot be read as predictions, or more than one reading is possible.
+        If the source cannot be read as predictions, or more than one reading is possible.
     DistributionError
         If probabilities are negative, not finite or do not sum to one.
     TargetError
@@ -96,35 +105,34 @@ def score(
         raise OptionError(
             f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
         )
-    _check_source(source)
     sliced = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
     wishes = Wishes.of(columns)
-    with open_table(source) as table:
-        reading = read_roles(table, wishes)
-        length = _length(table, reading)
-        slices = [_slice_column(table, reading, name) for name in sliced]
-        query = Query(table, reading, length=length, policy=policy, floors=FLOORS, slices=slices)
-        scan = query.scan()
-        left_out = refuse_faults(query, scan, allow_missing=allow_missing)
+    with open_table(source, table=_text("table", table), query=_text("query", query)) as opened:
+        reading = read_roles(opened, wishes)
+        length = _length(opened, reading)
+        slices = [_slice_column(opened, reading, name) for name in sliced]
+        asked = Query(opened, reading, length=length, policy=policy, floors=FLOORS, slices=slices)
+        scan = asked.scan()
+        left_out = refuse_faults(asked, scan, allow_missing=allow_missing)
         for name, cells in zip(sliced, scan.tally.slices, strict=True):
             if len(cells) > MOST_GUESSES:
                 raise TableError(
-                    f"column {name!r} of {str(table.path)!r} must slice the rows into "
+                    f"column {name!r} of {str(opened.path)!r} must slice the rows into "
                     f"{MOST_GUESSES} values at most: got more. Hint: --by takes columns whose "
                     "values rows share; cut numbers into ranges first."
                 )
-        tally = _well_centred(query, scan.tally)
+        tally = _well_centred(asked, scan.tally)
         if length == 2 or class_wise:
-            tally = _with_questions(query, tally, judged=bool(left_out))
+            tally = _with_questions(asked, tally, judged=bool(left_out))
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
-        found = query.worst(min(worst, sys.maxsize)) if worst else []
+        found = asked.worst(min(worst, sys.maxsize)) if worst else []
     return Score(
-        path=str(source),
+        path=named(source),
         reading=reading.words,
         names=names,
         tally=tally,
         by=tuple(sliced),
-        floors=query.floors,
+        floors=asked.floors,
         worst=tuple(
             ScoredRow(number, name, truth, p, dict(zip(names, every, strict=True)))
             for number, name, truth, p, every in found
@@ -133,6 +141,13 @@ def score(
         floor=policy.floor,
         left_out=left_out,
     )
+
+
+def _text(name: str, value: object) -> str | None:
+    """Return an option that is a text or None."""
+    if value is None or isinstance(value, str):
+        return value
+    raise OptionError(f"{name} must be a text: got {value!r}. Hint: give it as SQL has it.")
 
 
 def _policy(unnormalised: float | None, floor: float | None, *, unseen: bool) -> Policy:
@@ -221,14 +236,6 @@ def _is_count(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         return False
     return int(value) >= 0
-
-
-def _check_source(source: object) -> None:
-    if not isinstance(source, (str, PathLike)):
-        raise OptionError(
-            f"source must be the path of a file: got {type(source).__name__}. "
-            "Hint: xent.log_loss scores predictions in memory."
-        )
 
 
 def _length(table: Table, reading: Reading) -> int:
