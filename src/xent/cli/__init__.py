@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from xent.cli import demo, kernels, measure, models, scores
+from xent.cli import demo, kernels, measure, merge, models, scores
 from xent.cli.process import ERROR, OK, PIPE_CLOSED, guarded
 from xent.errors import MissingExtraError
 
@@ -72,6 +72,6 @@ def _build() -> Any:
     ) -> None:
         del version  # its callback has done all
 
-    for group in (scores, measure, models, demo, kernels):
+    for group in (scores, merge, measure, models, demo, kernels):
         group.add_to(app)
     return app

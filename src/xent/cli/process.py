@@ -23,6 +23,7 @@ __all__ = [
     "PIPE_CLOSED",
     "check_json",
     "guarded",
+    "json_bytes",
     "program",
     "terminal",
     "write_json",
@@ -100,12 +101,19 @@ def terminal() -> dict[str, Any]:
     return {"width": width or 100, "color": shown and not os.environ.get("NO_COLOR")}
 
 
+def json_bytes(document: Any, indent: int | None = 2) -> bytes:
+    """Return a document as JSON.
+
+    It is UTF-8 whatever the terminal speaks. What is no Unicode, such as the odd byte of a file
+    name, becomes an escape, which in JSON is spelt as Python's is.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", errors="backslashreplace")
+
+
 def write_json(target: str, document: Any) -> None:
     """Write a document to a file, or to standard output for '-'."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # JSON is UTF-8 whatever the terminal speaks. What is no Unicode, such as the odd byte of a
-    # file name, becomes an escape, which in JSON is spelt as Python's is.
-    data = text.encode("utf-8", errors="backslashreplace")
+    data = json_bytes(document)
     if target != "-":
         write_whole(Path(target), data, "--json")
     elif hasattr(sys.stdout, "buffer"):

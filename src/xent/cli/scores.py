@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xent.cli.process import OK, check_json, guarded, terminal, write_json
+from xent.cli.process import OK, check_json, guarded, json_bytes, terminal, write_json
 from xent.errors import OptionError
+from xent.files import require_target, write_whole
 
 if TYPE_CHECKING:
     from typer import Typer
 
-__all__ = ["add_to"]
+    from xent.scoring import Score
+
+__all__ = ["add_to", "check_targets", "show"]
 
 
 def add_to(app: Typer) -> None:
@@ -74,6 +77,9 @@ def add_to(app: Typer) -> None:
         json: str | None = typer.Option(
             None, metavar="FILE", help="Write the score as JSON to FILE; '-' prints only that."
         ),
+        summary: str | None = typer.Option(
+            None, metavar="FILE", help="Write what `xent merge` adds up to the score of many parts."
+        ),
     ) -> None:
         """Log loss of the predictions in FILE, by class, with its standard error."""
         options = {
@@ -93,7 +99,7 @@ def add_to(app: Typer) -> None:
             "worst": worst,
         }
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
-        raise typer.Exit(guarded(lambda: _score(file, json, options)))
+        raise typer.Exit(guarded(lambda: _score(file, json, summary, options)))
 
 
 def _parse_allow(words: list[str]) -> dict[str, Any]:
@@ -132,15 +138,35 @@ def _parse_zero(word: str) -> float | None:
     return None
 
 
-def _score(files: list[Path], target: str | None, options: dict[str, Any]) -> int:
+def _score(
+    files: list[Path], target: str | None, summary: str | None, options: dict[str, Any]
+) -> int:
     from xent.scoring import score
 
-    check_json(target, *files)
+    check_targets(target, summary, *files)
     result = score(files[0] if len(files) == 1 else files, **options)
+    show(result, target, summary)
+    return OK
+
+
+def check_targets(target: str | None, summary: str | None, *sources: Path) -> None:
+    """Refuse places for a score that cannot be written, before the work is done."""
+    check_json(target, *sources)
+    if summary is not None:
+        hint = "name a file; `xent merge` reads it."
+        require_target(Path(summary), "--summary", *sources, hint=hint)
+
+
+def show(result: Score, target: str | None, summary: str | None) -> None:
+    """Print a score, and write its JSON and its summary where they were asked for."""
     if target != "-":
         from xent.report import render_text
 
         sys.stdout.write(render_text(result, **terminal()))
     if target is not None:
         write_json(target, result.to_dict())
-    return OK
+    if summary is not None:
+        from xent.scoring.score_file import summary_document
+
+        document = json_bytes(summary_document(result), indent=None)
+        write_whole(Path(summary), document, "--summary")

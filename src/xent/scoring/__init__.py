@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xent.scoring.in_memory import log_loss
 from xent.scoring.reading import Columns
+from xent.scoring.score_file import merge, read_summary, summary_document
 from xent.scoring.summary import LossSummary
 from xent.scoring.table import score
 from xent.scoring.table_score import (
@@ -27,5 +28,8 @@ __all__ = [
     "ScoredRow",
     "SliceScore",
     "log_loss",
+    "merge",
+    "read_summary",
     "score",
+    "summary_document",
 ]

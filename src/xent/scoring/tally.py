@@ -7,10 +7,10 @@ merge into that of all. So the rows themselves never leave the engine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xent.scoring.histogram import Histogram
 from xent.scoring.summary import LossSummary
@@ -19,6 +19,7 @@ __all__ = [
     "LOSS_BINS_PER_OCTAVE",
     "Cell",
     "Tally",
+    "joined",
     "loss_bin_edges",
     "loss_bin_sql",
 ]
@@ -146,6 +147,101 @@ class Tally:
         """The statistics of all rows."""
         return Cell().merge(*self.classes.values())
 
+    def merge(self, *others: Tally) -> Tally:
+        """Return the tally of these rows and the others' together, of the same classes.
+
+        What only some parts were asked for is not in the whole: slices by other columns, questions
+        about other classes (of more than 32, the rarest of each part are pooled).
+
+        Examples
+        --------
+        >>> one = Tally({1: Cell(1, LossSummary.from_rows([0.5]), 0.2, 1.0)})
+        >>> one.merge(one).whole.rows
+        2
+        """
+        parts = [self, *others]
+        tops = [part.top for part in parts if part.top is not None]
+        asked = [group for group in self.questions if all(group in p.questions for p in parts)]
+        return Tally(
+            classes=joined(part.classes for part in parts),
+            guesses=joined(part.guesses for part in parts),
+            losses=joined(part.losses for part in parts),
+            top=tops[0].merge(*tops[1:]) if len(tops) == len(parts) else None,
+            slices=tuple(
+                joined(column) for column in zip(*(part.slices for part in parts), strict=True)
+            ),
+            loose=sum(part.loose for part in parts),
+            touched=sum(part.touched for part in parts),
+            zeros=sum(part.zeros for part in parts),
+            questions={
+                group: self.questions[group].merge(*(part.questions[group] for part in others))
+                for group in asked
+            },
+        )
+
+    def renumbered(self, places: Sequence[int]) -> Tally:
+        """Return the tally with class k in the place ``places[k - 1]``; others stay.
+
+        Examples
+        --------
+        >>> list(Tally({1: Cell(1), 3: Cell(2)}).renumbered([2, 1]).classes)
+        [2, 3]
+        """
+
+        def at(k: int) -> int:
+            return places[k - 1] if k <= len(places) else k
+
+        return replace(
+            self,
+            classes={at(k): cell for k, cell in self.classes.items()},
+            guesses={(at(k), at(g)): cell for (k, g), cell in self.guesses.items()},
+            questions={tuple(sorted(map(at, g))): h for g, h in self.questions.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tally as numbers, texts and lists only, ready for JSON."""
+        return {
+            "classes": _cells_to_dict(self.classes),
+            "guesses": _cells_to_dict(self.guesses),
+            "losses": _cells_to_dict(self.losses),
+            "top": None if self.top is None else self.top.to_dict(),
+            "slices": [_cells_to_dict(cells) for cells in self.slices],
+            "loose": self.loose,
+            "touched": self.touched,
+            "zeros": self.zeros,
+            "questions": [[list(g), h.to_dict()] for g, h in self.questions.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, columns: Mapping[str, Any]) -> Tally:
+        """Return the tally that `to_dict` wrote.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is something else; `OptionError` is one of the last.
+
+        Examples
+        --------
+        >>> one = Tally({1: Cell(1, LossSummary.from_rows([0.5]), 0.2, 1.0)})
+        >>> Tally.from_dict(one.to_dict()) == one
+        True
+        """
+        return cls(
+            classes=_cells_from_dict(columns["classes"], int),
+            guesses=_cells_from_dict(columns["guesses"], _pair),
+            losses=_cells_from_dict(columns["losses"], _pair),
+            top=None if columns["top"] is None else Histogram.from_dict(columns["top"]),
+            slices=tuple(_cells_from_dict(cells, _text) for cells in columns["slices"]),
+            loose=int(columns["loose"]),
+            touched=int(columns["touched"]),
+            zeros=int(columns["zeros"]),
+            questions={
+                tuple(int(k) for k in group): Histogram.from_dict(histogram)
+                for group, histogram in columns["questions"]
+            },
+        )
+
     def log_loss_above(self, floor: float, floors: Sequence[float]) -> float:
         """Return the log loss, nats, with a floor under every probability.
 
@@ -198,6 +294,63 @@ class Tally:
             math.fsum(losses) / whole.total if whole.total > 0.0 else None,
             min(math.fsum(squares) / spread, 1.0) if spread > 0.0 else None,
         )
+
+
+def _cells_to_dict(cells: Mapping[Any, Cell]) -> dict[str, list[Any]]:
+    """Return cells by columns: their keys, and each of their numbers."""
+    table: dict[str, list[Any]] = {
+        "key": [list(key) if isinstance(key, tuple) else key for key in cells],
+        **{name: [getattr(cell, name) for cell in cells.values()] for name in _OF_A_CELL},
+        **{
+            name: [getattr(cell.summary, name) for cell in cells.values()] for name in _OF_A_SUMMARY
+        },
+    }
+    return table
+
+
+def _cells_from_dict(table: Mapping[str, list[Any]], key: Callable[[Any], Key]) -> dict[Key, Cell]:
+    columns = {
+        name: [_number(name, value) for value in table[name]]
+        for name in (*_OF_A_CELL, *_OF_A_SUMMARY)
+    }
+    keys = [key(value) for value in table["key"]]
+    if len(set(keys)) != len(keys) or any(len(c) != len(keys) for c in columns.values()):
+        raise ValueError("cells must have one number of each kind for each of different keys")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {
+        name: Cell(
+            **{column: row[column] for column in _OF_A_CELL},
+            summary=LossSummary(**{column: row[column] for column in _OF_A_SUMMARY}),
+        )
+        for name, row in zip(keys, rows, strict=True)
+    }
+
+
+_OF_A_CELL = ("rows", "brier", "correct")
+_OF_A_SUMMARY = tuple(f.name for f in fields(LossSummary))
+_SIGNED = frozenset({"centre", "first", "first_squared"})
+
+
+def _number(name: str, value: Any) -> Any:
+    """Return a number of a cell, refusing what none can be."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number: got {value!r}")
+    if not math.isfinite(value) or (value < 0 and name not in _SIGNED):
+        raise ValueError(f"{name} must be finite, and not negative: got {value!r}")
+    if name.endswith("rows"):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number: got {value!r}")
+        return value
+    return float(value)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def joined(parts: Iterable[Mapping[Key, Cell]]) -> dict[Key, Cell]:

@@ -1,0 +1,42 @@
+"""``xent merge``: the score of many parts, from their summaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xent.cli.process import OK, guarded
+from xent.cli.scores import check_targets, show
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+__all__ = ["add_to"]
+
+
+def add_to(app: Typer) -> None:
+    """Add the command to the program."""
+    import typer
+
+    @app.command()
+    def merge(
+        summaries: list[Path] = typer.Argument(
+            help="What `xent score TABLE --summary FILE` wrote for each part of the rows."
+        ),
+        json: str | None = typer.Option(
+            None, metavar="FILE", help="Write the score as JSON to FILE; '-' prints only that."
+        ),
+        summary: str | None = typer.Option(
+            None, metavar="FILE", help="Write the summary of the whole, to be merged again."
+        ),
+    ) -> None:
+        """Log loss of all rows of SUMMARIES together, as if one table had been scored."""
+        raise typer.Exit(guarded(lambda: _merge(summaries, json, summary)))
+
+
+def _merge(summaries: list[Path], target: str | None, summary: str | None) -> int:
+    from xent.scoring.score_file import merge, read_summary
+
+    check_targets(target, summary, *summaries)
+    show(merge(*map(read_summary, summaries)), target, summary)
+    return OK
