@@ -58,6 +58,11 @@ def add_to(app: Typer) -> None:
         by: list[str] = typer.Option(
             [], metavar="COLUMN", help="Score each value of COLUMN by itself; may be repeated."
         ),
+        cluster: str | None = typer.Option(
+            None,
+            metavar="COLUMN",
+            help="Which rows belong together (a patient, a day): the standard error is by these.",
+        ),
         allow: list[str] = typer.Option(
             [],
             metavar="FAULT",
@@ -93,6 +98,7 @@ def add_to(app: Typer) -> None:
             "counts": counts,
             "id": id,
             "by": by,
+            "cluster": cluster,
             "class_wise": class_wise,
             "floor": _parse_zero(zero),
             **_parse_allow(allow),

@@ -64,6 +64,10 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
         console.print()
         for line in _infinite_lines(score):
             console.print(line, style="red")
+    if score.interval is not None:
+        for doubt in score.interval.doubts:
+            console.print()
+            console.print(f"The 95 % are not to be trusted: {doubt}.", style="yellow")
     for line in _policy_lines(score):
         console.print()
         console.print(line)
@@ -114,6 +118,10 @@ def _headline(score: Score) -> Any:
         Text(number(score.log_loss), style="bold"),
         f"{about} nats = {number(bits)}{about_bits} bits; {spread}".strip(),
     )
+    if score.interval is not None:
+        lower, upper = number(score.interval.lower), number(score.interval.upper)
+        whom = "" if score.clusters is None else f"; {score.clusters.clusters:,} clusters"
+        lines.add_row("95 %", lower, f"to {upper} nats: where the mean of all such rows is{whom}")
     if score.infinite_rows:
         said = "nothing: in some row the truth was called impossible"
         lines.add_row("the truth got", "0 %", said)

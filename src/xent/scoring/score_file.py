@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xent.errors import OptionError, TableError
+from xent.scoring.clusters import ClusterSummary
 from xent.scoring.columns import listed
 from xent.scoring.table_score import Score, ScoredRow
 from xent.scoring.tally import Tally
@@ -41,6 +42,8 @@ def summary_document(score: Score) -> dict[str, Any]:
         "floor": score.floor,
         "allow_unnormalised": score.allow_unnormalised,
         "left_out": dict(score.left_out),
+        "cluster": score.cluster,
+        "clusters": None if score.clusters is None else score.clusters.to_dict(),
         "tally": score.tally.to_dict(),
         "worst": [_row_to_dict(row) for row in score.worst],
     }
@@ -101,6 +104,7 @@ def _score_of(document: Mapping[str, Any]) -> Score:
         raise ValueError(f"there must be slices for each of {len(by)} columns")
     if not tally.whole.summary.n:
         raise ValueError("there must be at least one row with a weight")
+    clusters = document["clusters"]
     return Score(
         path=str(document["path"]),
         reading=tuple(map(str, document["reading"])),
@@ -112,6 +116,8 @@ def _score_of(document: Mapping[str, Any]) -> Score:
         allow_unnormalised=_optional(document["allow_unnormalised"]),
         floor=_optional(document["floor"]),
         left_out={str(fault): int(rows) for fault, rows in document["left_out"].items()},
+        cluster=None if document["cluster"] is None else str(document["cluster"]),
+        clusters=None if clusters is None else ClusterSummary.from_dict(clusters),
     )
 
 
@@ -171,6 +177,7 @@ def merge(*scores: Score) -> Score:
     )
     shown = max(len(score.worst) for score in scores)
     allowed = [s.allow_unnormalised for s in scores if s.allow_unnormalised is not None]
+    clusters = [score.clusters for score in scores if score.clusters is not None]
     left_out: dict[str, int] = {}
     for score in scores:
         for fault, rows in score.left_out.items():
@@ -182,6 +189,7 @@ def merge(*scores: Score) -> Score:
         worst=tuple(worst[:shown]),
         allow_unnormalised=max(allowed, default=None),
         left_out=left_out,
+        clusters=clusters[0].merge(*clusters[1:]) if clusters else None,
     )
 
 
@@ -212,6 +220,7 @@ def _require_alike(first: Score, other: Score) -> None:
         ("floor", first.floor, other.floor),
         ("floors", first.floors, other.floors),
         ("columns of slices", first.by, other.by),
+        ("cluster column", first.cluster, other.cluster),
     ):
         if mine != theirs:
             raise OptionError(

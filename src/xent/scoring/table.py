@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
+from xent.scoring.clusters import clusters_of
 from xent.scoring.columns import find_column
 from xent.scoring.duckdb import Table
 from xent.scoring.query import MOST_COPIES, MOST_GUESSES, MOST_QUESTIONS, Policy, Query, Scan
@@ -34,6 +35,7 @@ def score(
     table: str | None = None,
     query: str | None = None,
     by: Sequence[str] = (),
+    cluster: str | None = None,
     class_wise: bool = False,
     floor: float | None = None,
     allow_unnormalised: float | None = None,
@@ -62,6 +64,9 @@ def score(
         else as ``predictions``.
     by
         Columns whose values slice the rows: each value is scored by itself.
+    cluster
+        The column that says which rows belong together (a patient, a day) and so are not drawn
+        independently of each other: the standard error is that of its groups' totals.
     class_wise
         Whether to look at the calibration of every class, not only that of the second of two. One
         more scan; beyond 32 classes the rarest are pooled.
@@ -124,6 +129,12 @@ def score(
         tally = _well_centred(asked, scan.tally)
         if length == 2 or class_wise:
             tally = _with_questions(asked, tally, judged=bool(left_out))
+        clusters = None
+        if _text("cluster", cluster) is not None and cluster is not None:
+            grouped = _slice_column(opened, reading, cluster, "cluster")
+            by_cluster = Query(opened, reading, length=length, policy=policy, slices=[grouped])
+            mean = tally.whole.summary.finite_log_loss
+            clusters = clusters_of(by_cluster, cluster, 0.0 if math.isnan(mean) else mean)
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
         found = asked.worst(min(worst, sys.maxsize)) if worst else []
     return Score(
@@ -140,6 +151,8 @@ def score(
         allow_unnormalised=allow_unnormalised,
         floor=policy.floor,
         left_out=left_out,
+        cluster=cluster,
+        clusters=clusters,
     )
 
 
@@ -216,14 +229,14 @@ def _with_questions(query: Query, tally: Tally, *, judged: bool) -> Tally:
     return replace(tally, questions=dict(zip(groups, histograms, strict=True)))
 
 
-def _slice_column(table: Table, reading: Reading, name: str) -> int:
-    """Return a column that may slice the rows."""
-    column = find_column(table, name, "by")
+def _slice_column(table: Table, reading: Reading, name: str, flag: str = "by") -> int:
+    """Return a column that may group the rows."""
+    column = find_column(table, name, flag)
     if column in reading.columns or table.kinds[column] in {"list", "other"}:
         what = "the probabilities" if column in reading.columns else table.types[column]
         raise OptionError(
-            f"--by must name a column of values that rows share: got {name!r}, which holds {what}. "
-            "Hint: a country, a version, a month."
+            f"--{flag} must name a column of values that rows share: got {name!r}, which holds "
+            f"{what}. Hint: a country, a version, a month."
         )
     return column
 

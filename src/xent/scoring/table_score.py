@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from xent.scoring.clusters import ClusterSummary
 from xent.scoring.histogram import Histogram
+from xent.scoring.intervals import Interval, mean_interval
 from xent.scoring.summary import LossSummary
 from xent.scoring.tally import Cell, Tally, loss_bin_edges
 from xent.units import from_nats
@@ -187,6 +189,8 @@ class Score:
         What P(truth) was raised to where it was less; None for nothing.
     left_out
         Rows without a label or a prediction that were left out, by fault.
+    cluster, clusters
+        The column that groups rows which belong together, and the totals of its groups; or None.
     """
 
     path: str
@@ -199,6 +203,8 @@ class Score:
     allow_unnormalised: float | None
     floor: float | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    cluster: str | None = None
+    clusters: ClusterSummary | None = None
 
     @cached_property
     def _whole(self) -> Cell:
@@ -345,8 +351,57 @@ class Score:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the log loss; None when infinite or for fewer than two rows."""
+        """Standard error of the log loss, by clusters if there are any.
+
+        None when infinite or for fewer than two rows or clusters.
+        """
+        if self.clusters is not None:
+            return self.clusters.standard_error
         return self.summary.standard_error
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """The interval of 95 % of the log loss, with the doubts about it.
+
+        None where the standard error is. `confidence` has other levels.
+        """
+        return self.confidence(0.95)
+
+    def confidence(self, level: float) -> Interval | None:
+        """Return the interval of the log loss of a level, such as 0.99.
+
+        By Student's t; of clusters, where there are any, with one degree less than there are.
+
+        Raises
+        ------
+        OptionError
+            If `level` lies outside [0.5, 1).
+        """
+        if self.clusters is not None:
+            return self.clusters.interval(level)
+        return mean_interval(self.summary, level=level, carriers=self.tally.carriers())
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against taking the score at its word, in sentences."""
+        said = []
+        if self.infinite_rows:
+            said.append(
+                f"{self.infinite_rows:,} of {self.n:,} rows gave the truth a probability of 0, "
+                "so the log loss is infinite"
+            )
+        elif self.interval is None:
+            said.append("one row says nothing about how sure its loss is")
+        else:
+            said += [f"the interval is not to be trusted: {d}" for d in self.interval.doubts]
+        if self.floor is not None and self.touched_rows:
+            said.append(
+                f"the score depends on the floor {self.floor:g}, which {self.touched_rows:,} of "
+                f"{self.n:,} rows are raised to"
+            )
+        if self.left_out:
+            said.append(f"{sum(self.left_out.values()):,} rows were left out")
+        return tuple(said)
 
     @property
     def finite_log_loss(self) -> float | None:
@@ -399,6 +454,9 @@ class Score:
             "log_loss_bits": _finite(from_nats(self.log_loss, "bits")),
             "standard_error_nats": error,
             "standard_error_bits": None if error is None else from_nats(error, "bits"),
+            "interval_nats": None if self.interval is None else self.interval.to_dict(),
+            "clusters": None if self.clusters is None else self.clusters.clusters,
+            "warnings": list(self.warnings),
             "typical_probability": self.typical_probability,
             "base_rate_loss_nats": self.base_rate_loss,
             "skill": self.skill,

@@ -259,6 +259,40 @@ class Tally:
         parts += [part.finite_total for part in above]
         return math.fsum(parts) / math.fsum(part.weight for part in below + above)
 
+    def carriers(self) -> float | None:
+        """Return how few rows carry half of the variance: those of the most different losses.
+
+        Computed from the bins of the loss, each row of a bin counting with the bin's mean. None
+        where the mean is infinite or the variance 0.
+
+        Examples
+        --------
+        >>> losses = {(0, 0): Cell(99, LossSummary.from_rows([1.0] * 99))}
+        >>> losses |= {(24, 0): Cell(1, LossSummary.from_rows([9.0]))}
+        >>> Tally({1: losses[0, 0].merge(losses[24, 0])}, losses=losses).carriers()
+        0.505
+        """
+        whole = self.whole.summary
+        if whole.infinite_rows or not whole.n:
+            return None
+        mean = whole.log_loss
+        bins: dict[int, LossSummary] = {}
+        for (number, _), cell in self.losses.items():
+            bins[number] = bins.get(number, LossSummary()).merge(cell.summary)
+        parts = [part.about(mean) for part in bins.values() if part.n]
+        spread = math.fsum(part.second_squared for part in parts)
+        if spread <= 0.0:
+            return None
+        parts.sort(key=lambda part: -part.second_squared / part.n)
+        left, rows = 0.5 * spread, 0.0
+        for part in parts:
+            taken = min(1.0, left / part.second_squared) if part.second_squared > 0.0 else 0.0
+            rows += taken * part.n
+            left -= taken * part.second_squared
+            if left <= 0.0:
+                break
+        return rows
+
     def heaviest(self, share: float) -> tuple[float | None, float | None]:
         """Return what part of the loss, and of its variance, the worst rows make up.
 
