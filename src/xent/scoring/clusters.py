@@ -13,9 +13,10 @@ from xent.errors import OptionError, TableError
 from xent.scoring.intervals import FEWEST_CLUSTERS, Interval, check_level, quantile
 
 if TYPE_CHECKING:
+    from xent.scoring.duckdb import Table
     from xent.scoring.query import Query
 
-__all__ = ["MOST_NAMES", "ClusterSummary", "clusters_of"]
+__all__ = ["MOST_NAMES", "ClusterSummary", "clusters_of", "totals_of", "totals_sql"]
 
 MOST_NAMES = 100_000
 """Of more clusters the names are not kept, so that their summaries cannot be merged."""
@@ -284,34 +285,66 @@ def clusters_of(query: Query, column: str, centre: float) -> ClusterSummary:
     """
     weighted = query.reading.weights is not None
     w = "w" if weighted else "1.0"
-    totals = (
-        f"(SELECT s0 AS name, fsum({w}) AS weight, fsum({w} * (l - {centre!r})) AS loss, "
-        f"count_if(l IS NULL) AS lost FROM {query.losses(numbered=False)} "
-        f"WHERE fault = 0{' AND w > 0' if weighted else ''} GROUP BY s0)"
+    rows = (
+        f"(SELECT s0 AS name, {w} AS w, l FROM {query.losses(numbered=False)} "
+        f"WHERE fault = 0{' AND w > 0' if weighted else ''})"
     )
-    ((clusters, infinite, weight, squared, first, crossed, second, missing),) = query.table.rows(
-        "SELECT count(*), count_if(lost > 0), fsum(weight), fsum(weight * weight), "
-        "fsum(coalesce(loss, 0)), fsum(coalesce(loss, 0) * weight), "
-        f"fsum(coalesce(loss, 0) * coalesce(loss, 0)), count_if(name IS NULL) FROM {totals}"
+    return totals_of(query.table, rows, column, centre)
+
+
+def totals_sql(rows: str, centre: float) -> str:
+    """Return the totals of clusters as a FROM clause: their name, weight, loss and lost rows.
+
+    Parameters
+    ----------
+    rows
+        A FROM clause of rows with the name of their cluster, their weight ``w`` and their loss
+        ``l``, NULL where it is infinite.
+    centre
+        What the losses are summed about.
+
+    Examples
+    --------
+    >>> totals_sql("t", 0.5).split(" FROM ")[1]
+    't GROUP BY name)'
+    """
+    return (
+        f"(SELECT name, fsum(w) AS weight, coalesce(fsum(w * (l - {centre!r})), 0) AS loss, "
+        f"count_if(l IS NULL) AS lost FROM {rows} GROUP BY name)"
+    )
+
+
+def totals_of(table: Table, rows: str, column: str, centre: float) -> ClusterSummary:
+    """Return the summary of the clusters of rows, as of `totals_sql`.
+
+    Raises
+    ------
+    TableError
+        If a row is in no cluster.
+    """
+    totals = totals_sql(rows, centre)
+    ((clusters, infinite, weight, squared, first, crossed, second, missing),) = table.rows(
+        "SELECT count(*), count_if(lost > 0), fsum(weight), fsum(weight * weight), fsum(loss), "
+        f"fsum(loss * weight), fsum(loss * loss), count_if(name IS NULL) FROM {totals}"
     )
     if missing:
         raise TableError(
-            f"the cluster column {column!r} of {str(query.table.path)!r} must have a value in "
+            f"the cluster column {column!r} of {str(table.path)!r} must have a value in "
             "every row: got rows without one. Hint: give each row that stands alone a name of "
             "its own."
         )
     names = None
     if clusters <= MOST_NAMES:
-        found = query.table.rows(f"SELECT md5_number_lower(name) FROM {totals}")
+        found = table.rows(f"SELECT md5_number_lower(name) FROM {totals}")
         names = frozenset(int(row[0]) for row in found)
     return ClusterSummary(
         clusters=int(clusters),
         infinite_clusters=int(infinite),
         centre=centre,
-        weight=float(weight),
-        weight_squared=float(squared),
-        first=float(first),
-        crossed=float(crossed),
-        second=float(second),
+        weight=float(weight or 0.0),
+        weight_squared=float(squared or 0.0),
+        first=float(first or 0.0),
+        crossed=float(crossed or 0.0),
+        second=float(second or 0.0),
         names=names,
     )

@@ -118,6 +118,11 @@ class Table:
         with reading_errors(self.path):
             return list(_interruptible(self._connection, sql))
 
+    def run(self, sql: str) -> None:
+        """Run a statement that makes something in the engine."""
+        with reading_errors(self.path):
+            _interruptible(self._connection, sql)
+
     def arrays(self, expressions: Sequence[str]) -> list[Any]:
         """Return expressions that are never NULL as NumPy arrays over the rows, in their order."""
         named = ", ".join(f"{sql} AS a{place}" for place, sql in enumerate(expressions))
