@@ -136,7 +136,7 @@ def test_parts_add_up_in_any_order():
     assert ClusterSummary().merge(whole, ClusterSummary()) == whole
     with pytest.raises(OptionError, match=r"got 20 of 60 in more than one"):
         whole.merge(parts[0])
-    with pytest.raises(OptionError, match="names kept"):
+    with pytest.raises(OptionError, match="must have names"):
         whole.merge(ClusterSummary.from_totals([1.0], [1.0], None))
 
 
@@ -149,6 +149,15 @@ def test_few_or_uneven_clusters_are_doubted():
     assert uneven.doubts == ("by their sizes the clusters are worth only 1",)
     lost = ClusterSummary.from_totals([1.0, 1.0], [1.0, 2.0], infinite=1)
     assert (lost.mean, lost.standard_error) == (math.inf, None)
+    with pytest.raises(OptionError, match="must be among the 1"):
+        ClusterSummary.from_totals([1.0], [1.0], infinite=2)
+    same = ClusterSummary.from_totals([1.0] * 60, [0.5] * 60).interval()
+    assert same.doubts == ("all clusters have the same mean",)
+    good = ClusterSummary.from_totals([1.0, 2.0], [0.5, 1.5], [3, 4]).to_dict()
+    for name, value in (("second", -5.0), ("weight", -1.0), ("infinite_clusters", 9), ("clusters", -1),
+                        ("clusters", 2.5), ("weight", 0.0), ("names", [3]), ("first", "x")):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)):
+            ClusterSummary.from_dict(good | {name: value})
     for weights, losses, names in (([0.0], [1.0], ()), ([1.0], [math.inf], ()), ([1.0], [1.0, 2.0], ()),
                                    ([1.0, 1.0], [1.0, 2.0], (3, 3))):  # fmt: skip
         with pytest.raises(OptionError):

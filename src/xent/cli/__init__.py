@@ -1,7 +1,8 @@
 """The command line, ``xent …``: reads options, calls the library, writes what it returns.
 
-Exit status: 0 fine, 2 an error (said on standard error), 130 interrupted, 141 the reader of a pipe
-went away. Only this room ends the process. One file holds one group of commands.
+Exit status: 0 fine, 1 a limit was not kept (``--fail-…``), 2 an error (said on standard error),
+130 interrupted, 141 the reader of a pipe went away. Only this room ends the process. One file holds
+one group of commands.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from xent.cli import demo, kernels, measure, merge, models, scores
-from xent.cli.process import ERROR, OK, PIPE_CLOSED, guarded
+from xent.cli import compare, demo, kernels, measure, merge, models, scores
+from xent.cli.process import ERROR, OK, PIPE_CLOSED, Done, guarded
 from xent.errors import MissingExtraError
 
 __all__ = ["main"]
@@ -35,6 +36,8 @@ def _run(arguments: list[str] | None) -> int:
     app = _build()
     try:
         status = app(args=arguments, prog_name="xent", standalone_mode=True)
+    except Done as end:
+        return int(end.code or OK)
     except SystemExit as end:  # how the parser says that it is done, or that a word was wrong
         if end.code == 1:  # kept for a help text whose reader went away
             return PIPE_CLOSED
@@ -72,6 +75,6 @@ def _build() -> Any:
     ) -> None:
         del version  # its callback has done all
 
-    for group in (scores, merge, measure, models, demo, kernels):
+    for group in (scores, compare, merge, measure, models, demo, kernels):
         group.add_to(app)
     return app

@@ -9,27 +9,37 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xent.errors import XentError
 from xent.files import require_target, write_whole
 
+if TYPE_CHECKING:
+    from xent.scoring.gates import Gate
+
 __all__ = [
     "ERROR",
+    "GATE",
     "OK",
     "PIPE_CLOSED",
+    "Done",
     "check_json",
     "guarded",
     "json_bytes",
+    "judge",
     "program",
     "terminal",
     "write_json",
 ]
 
-OK, ERROR, INTERRUPTED, PIPE_CLOSED = 0, 2, 130, 141
+OK, GATE, ERROR, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+
+class Done(SystemExit):
+    """The end of a command with a status of its own, which the parser's 1 is not taken for."""
 
 
 class _Ended(KeyboardInterrupt):
@@ -80,6 +90,14 @@ def _ending_cleanly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def judge(gates: Sequence[Gate]) -> int:
+    """Say which limits were not kept, and return the status that says whether all were."""
+    failed = [gate for gate in gates if not gate.passed]
+    for gate in failed:
+        print(f"xent: {gate.name}: {gate.reason}", file=sys.stderr)  # noqa: T201
+    return GATE if failed else OK
 
 
 def program() -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xent.cli.process import OK, check_json, guarded, json_bytes, terminal, write_json
+from xent.cli.process import Done, check_json, guarded, json_bytes, judge, terminal, write_json
 from xent.errors import OptionError
 from xent.files import require_target, write_whole
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from typer import Typer
 
     from xent.scoring import Score
+    from xent.scoring.gates import Gate
 
-__all__ = ["add_to", "check_targets", "show"]
+__all__ = ["add_to", "check_targets", "parse_allow", "parse_zero", "show"]
 
 
 def add_to(app: Typer) -> None:
@@ -82,6 +84,19 @@ def add_to(app: Typer) -> None:
         json: str | None = typer.Option(
             None, metavar="FILE", help="Write the score as JSON to FILE; '-' prints only that."
         ),
+        fail_above: str | None = typer.Option(
+            None,
+            metavar="LIMIT",
+            help="Exit with status 1 if the log loss is above LIMIT: 0.45 (nats), or 0.65bits.",
+        ),
+        fail_worse_than: Path | None = typer.Option(
+            None,
+            metavar="JSON",
+            help="Exit with status 1 if it is surely worse than the score in JSON, of other rows.",
+        ),
+        tolerance: float = typer.Option(
+            0.0, min=0.0, metavar="NATS", help="With --fail-worse-than: by more than so much."
+        ),
         summary: str | None = typer.Option(
             None, metavar="FILE", help="Write what `xent merge` adds up to the score of many parts."
         ),
@@ -100,20 +115,29 @@ def add_to(app: Typer) -> None:
             "by": by,
             "cluster": cluster,
             "class_wise": class_wise,
-            "floor": _parse_zero(zero),
-            **_parse_allow(allow),
+            "floor": parse_zero(zero),
+            **parse_allow(allow),
             "worst": worst,
         }
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
-        raise typer.Exit(guarded(lambda: _score(file, json, summary, options)))
+        raise Done(
+            guarded(
+                lambda: _score(
+                    file, json, summary, (fail_above, fail_worse_than, tolerance), options
+                )
+            )
+        )
 
 
-def _parse_allow(words: list[str]) -> dict[str, Any]:
+_ALLOWED = frozenset({"unseen", "missing", "unnormalised"})
+
+
+def parse_allow(words: list[str], known: Set[str] = _ALLOWED) -> dict[str, Any]:
     """Return the options in ``unnormalised=1e-3``, ``unseen`` and ``missing``."""
     allowed: dict[str, Any] = {}
     for word in words:
         name, given, value = word.partition("=")
-        if name in {"unseen", "missing"} and not given:
+        if name in known - {"unnormalised"} and not given:
             allowed[f"allow_{name}"] = True
             continue
         try:
@@ -121,14 +145,16 @@ def _parse_allow(words: list[str]) -> dict[str, Any]:
         except ValueError:
             name = ""
         if name != "unnormalised":
+            others = ", ".join(sorted(known - {"unnormalised"}))
             raise OptionError(
-                f"--allow must be unseen, missing, or look like unnormalised=1e-3: got {word!r}. "
+                f"--allow must {f'be {others}, or ' if others else ''}look like "
+                f"unnormalised=1e-3: got {word!r}. "
                 "Hint: the number is how far from 1 the sum of a row may lie."
             )
     return allowed
 
 
-def _parse_zero(word: str) -> float | None:
+def parse_zero(word: str) -> float | None:
     """Return the floor in ``floor=1e-15``; None for ``inf``."""
     name, _, value = word.partition("=")
     try:
@@ -145,14 +171,25 @@ def _parse_zero(word: str) -> float | None:
 
 
 def _score(
-    files: list[Path], target: str | None, summary: str | None, options: dict[str, Any]
+    files: list[Path],
+    target: str | None,
+    summary: str | None,
+    limits: tuple[str | None, Path | None, float],
+    options: dict[str, Any],
 ) -> int:
     from xent.scoring import score
+    from xent.scoring.gates import gate_above, gate_worse_than, parse_limit, read_baseline
 
+    above, baseline, tolerance = limits
     check_targets(target, summary, *files)
+    # What is wrong with a limit is said before the work is done.
+    limit = None if above is None else parse_limit(above)
+    before = None if baseline is None else read_baseline(baseline)
     result = score(files[0] if len(files) == 1 else files, **options)
-    show(result, target, summary)
-    return OK
+    gates = [] if limit is None else [gate_above(result, limit)]
+    gates += [] if before is None else [gate_worse_than(result, before, tolerance)]
+    show(result, target, summary, gates)
+    return judge(gates)
 
 
 def check_targets(target: str | None, summary: str | None, *sources: Path) -> None:
@@ -163,14 +200,16 @@ def check_targets(target: str | None, summary: str | None, *sources: Path) -> No
         require_target(Path(summary), "--summary", *sources, hint=hint)
 
 
-def show(result: Score, target: str | None, summary: str | None) -> None:
+def show(
+    result: Score, target: str | None, summary: str | None, gates: Sequence[Gate] = ()
+) -> None:
     """Print a score, and write its JSON and its summary where they were asked for."""
     if target != "-":
         from xent.report import render_text
 
         sys.stdout.write(render_text(result, **terminal()))
     if target is not None:
-        write_json(target, result.to_dict())
+        write_json(target, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
     if summary is not None:
         from xent.scoring.score_file import summary_document
 

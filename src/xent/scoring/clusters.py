@@ -113,6 +113,11 @@ class ClusterSummary:
         centre = float(loss.sum() / weight.sum()) if weight.size else 0.0
         rest = loss - centre * weight
         told = None if names is None else frozenset(int(name) for name in names)
+        if not 0 <= infinite <= weight.size:
+            raise OptionError(
+                f"infinite clusters must be among the {weight.size}: got {infinite}. "
+                "Hint: give their finite losses in totals too."
+            )
         if told is not None and len(told) not in {0, weight.size}:
             raise OptionError(
                 f"names must tell {weight.size} clusters apart: got {len(told)} different ones. "
@@ -164,10 +169,10 @@ class ClusterSummary:
         parts = [part for part in (self, *others) if part.clusters]
         if len(parts) < 2:
             return parts[0] if parts else self
-        if any(part.names is None for part in parts):
+        if any(part.names is None or len(part.names) != part.clusters for part in parts):
             raise OptionError(
-                f"clusters to merge must have their names kept: got more than {MOST_NAMES:,}. "
-                "Hint: score the files together, as one table."
+                "clusters to merge must have names: got some without, which are not kept beyond "
+                f"{MOST_NAMES:,}. Hint: score the files together, as one table."
             )
         together = frozenset().union(*(part.names or frozenset() for part in parts))
         twice = sum(part.clusters for part in parts) - len(together)
@@ -229,6 +234,8 @@ class ClusterSummary:
             doubts.append(f"there are only {self.clusters} clusters")
         elif effective < FEWEST_CLUSTERS:
             doubts.append(f"by their sizes the clusters are worth only {effective:.3g}")
+        if error == 0.0:
+            doubts.append("all clusters have the same mean")
         degrees = float(self.clusters - 1)
         reach = quantile(level, degrees) * error
         return Interval(self.mean - reach, self.mean + reach, level, "t", degrees, tuple(doubts))
@@ -259,6 +266,12 @@ class ClusterSummary:
                 raise TypeError(f"{name} of clusters must be a number: got {value!r}")
             if not math.isfinite(value):
                 raise ValueError(f"{name} of clusters must be finite: got {value!r}")
+        counts = (numbers["clusters"], numbers["infinite_clusters"])
+        sums = (numbers["weight"], numbers["weight_squared"], numbers["second"])
+        if not all(isinstance(n, int) for n in counts) or not 0 <= counts[1] <= counts[0]:
+            raise ValueError(f"clusters must be counted, infinite ones among them: got {counts}")
+        if min(sums) < 0 or (counts[0] > 0) != (sums[0] > 0):
+            raise ValueError(f"weight and squares of clusters must not be negative: got {sums}")
         names = columns["names"]
         told = None if names is None else frozenset(int(name) for name in names)
         if told is not None and len(told) != numbers["clusters"]:

@@ -22,7 +22,14 @@ from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from xent.scoring.table_score import Score, ScoredRow
 from xent.scoring.tally import Tally
 
-__all__ = ["FLOORS", "refuse_faults", "score"]
+__all__ = [
+    "FLOORS",
+    "class_count",
+    "grouping_column",
+    "refuse_faults",
+    "row_policy",
+    "score",
+]
 
 FLOORS = (1e-15, 1e-6, 1e-3)
 # Re-centring a sum of squares keeps 12 digits while this much of it is left, 16 − log10(1e4).
@@ -105,7 +112,7 @@ def score(
     >>> result.n, result.log_loss, result.standard_error, result.worst[0].name
     (48, 0.4538, 0.0679, 'img-013')
     """
-    policy = _policy(allow_unnormalised, floor, unseen=allow_unseen)
+    policy = row_policy(allow_unnormalised, floor, unseen=allow_unseen)
     if not _is_count(worst):
         raise OptionError(
             f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
@@ -114,8 +121,8 @@ def score(
     wishes = Wishes.of(columns)
     with open_table(source, table=_text("table", table), query=_text("query", query)) as opened:
         reading = read_roles(opened, wishes)
-        length = _length(opened, reading)
-        slices = [_slice_column(opened, reading, name) for name in sliced]
+        length = class_count(opened, reading)
+        slices = [grouping_column(opened, reading, name) for name in sliced]
         asked = Query(opened, reading, length=length, policy=policy, floors=FLOORS, slices=slices)
         scan = asked.scan()
         left_out = refuse_faults(asked, scan, allow_missing=allow_missing)
@@ -131,7 +138,7 @@ def score(
             tally = _with_questions(asked, tally, judged=bool(left_out))
         clusters = None
         if _text("cluster", cluster) is not None and cluster is not None:
-            grouped = _slice_column(opened, reading, cluster, "cluster")
+            grouped = grouping_column(opened, reading, cluster, "cluster")
             by_cluster = Query(opened, reading, length=length, policy=policy, slices=[grouped])
             mean = tally.whole.summary.finite_log_loss
             clusters = clusters_of(by_cluster, cluster, 0.0 if math.isnan(mean) else mean)
@@ -163,7 +170,7 @@ def _text(name: str, value: object) -> str | None:
     raise OptionError(f"{name} must be a text: got {value!r}. Hint: give it as SQL has it.")
 
 
-def _policy(unnormalised: float | None, floor: float | None, *, unseen: bool) -> Policy:
+def row_policy(unnormalised: float | None, floor: float | None, *, unseen: bool = False) -> Policy:
     """Return what the caller allows, refusing numbers outside their domains."""
     if unnormalised is not None and not (_is_real(unnormalised) and 0.0 < unnormalised < 1.0):
         raise OptionError(
@@ -229,7 +236,7 @@ def _with_questions(query: Query, tally: Tally, *, judged: bool) -> Tally:
     return replace(tally, questions=dict(zip(groups, histograms, strict=True)))
 
 
-def _slice_column(table: Table, reading: Reading, name: str, flag: str = "by") -> int:
+def grouping_column(table: Table, reading: Reading, name: str, flag: str = "by") -> int:
     """Return a column that may group the rows."""
     column = find_column(table, name, flag)
     if column in reading.columns or table.kinds[column] in {"list", "other"}:
@@ -251,7 +258,7 @@ def _is_count(value: object) -> bool:
     return int(value) >= 0
 
 
-def _length(table: Table, reading: Reading) -> int:
+def class_count(table: Table, reading: Reading) -> int:
     """Return how many classes a row has probabilities for."""
     if reading.layout != "list":
         return len(reading.classes)

@@ -1,0 +1,101 @@
+"""``xent compare``: which of several models predicts better."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xent.cli.process import OK, Done, check_json, guarded, judge, terminal, write_json
+from xent.cli.scores import parse_allow, parse_zero
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+__all__ = ["add_to"]
+
+
+def add_to(app: Typer) -> None:
+    """Add the command to the program."""
+    import typer
+
+    @app.command()
+    def compare(
+        files: list[Path] = typer.Argument(
+            help="Tables as of `xent score`; the first is what the others are compared with."
+        ),
+        key: str = typer.Option(
+            ..., metavar="COLUMN", help="What tells which rows are the same, in each table."
+        ),
+        label: str | None = typer.Option(None, metavar="COLUMN", help="The true label."),
+        probabilities: str | None = typer.Option(
+            None, metavar="PATTERN", help="The probabilities: 'p_*', or names with commas between."
+        ),
+        positive: str | None = typer.Option(
+            None, metavar="VALUE", help="The label value that one column is the probability of."
+        ),
+        classes: str | None = typer.Option(
+            None, metavar="A,B,C", help="The label values in the order of the probabilities."
+        ),
+        weights: str | None = typer.Option(
+            None, metavar="COLUMN", help="Sampling weights; 'none' counts each row once."
+        ),
+        by: list[str] = typer.Option(
+            [], metavar="COLUMN", help="The difference for each value of COLUMN; may be repeated."
+        ),
+        cluster: str | None = typer.Option(
+            None, metavar="COLUMN", help="Which rows belong together (a patient, a day)."
+        ),
+        level: float = typer.Option(0.95, metavar="P", help="The probability of the intervals."),
+        allow: list[str] = typer.Option(
+            [], metavar="unnormalised=TOLERANCE", help="Accept sums within TOLERANCE of 1."
+        ),
+        zero: str = typer.Option(
+            "inf", metavar="inf|floor=P", help="What P(truth) = 0 costs, as of `xent score`."
+        ),
+        fail_worse: bool = typer.Option(
+            False,
+            "--fail-worse",
+            help="Exit with status 1 if another is surely worse than the first.",
+        ),
+        tolerance: float = typer.Option(
+            0.0, min=0.0, metavar="NATS", help="With --fail-worse: by more than so much."
+        ),
+        json: str | None = typer.Option(
+            None, metavar="FILE", help="Write the comparison as JSON to FILE; '-' prints only that."
+        ),
+    ) -> None:
+        """Which of FILES predicts better: paired differences of the log loss, by row."""
+        options = {
+            "key": key,
+            "label": label,
+            "probabilities": probabilities,
+            "positive": positive,
+            "classes": None if classes is None else classes.split(","),
+            "weights": weights,
+            "by": by,
+            "cluster": cluster,
+            "level": level,
+            "floor": parse_zero(zero),
+            **parse_allow(allow, {"unnormalised"}),
+        }
+        gate = tolerance if fail_worse else None
+        raise Done(guarded(lambda: _compare(files, json, gate, options)))
+
+
+def _compare(
+    files: list[Path], target: str | None, tolerance: float | None, options: dict[str, Any]
+) -> int:
+    from xent.scoring import compare
+    from xent.scoring.gates import gates_worse
+
+    check_json(target, *files)
+    result = compare(*files, **options)
+    gates = [] if tolerance is None else gates_worse(result, tolerance)
+    if target != "-":
+        from xent.report import render_comparison
+
+        sys.stdout.write(render_comparison(result, **terminal()))
+    if target is not None:
+        write_json(target, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
+    return judge(gates) if gates else OK
