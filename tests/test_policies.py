@@ -234,3 +234,32 @@ def test_a_file_is_scanned_by_the_engine(tmp_path):
         score(path, class_wise=True)
     assert sum("GROUPING SETS" in sql for sql, _ in fetched) == 1
     assert max(len(rows) for _, rows in fetched) < 1500
+
+
+def test_splits_are_those_of_their_own_yes_or_no_losses(tmp_path, capsys):
+    p, y, _ = predictions(zeros=False)
+    path = written(tmp_path, p, y)
+    result = score(path, class_wise=True)
+    for k, calibration in enumerate(result.calibration):
+        loss = -np.log(np.where(y == k, p[:, k], 1.0 - p[:, k]))
+        assert calibration.log_loss.score == pytest.approx(loss.mean(), rel=1e-10)
+        assert calibration.brier.score == pytest.approx(
+            ((p[:, k] - (y == k)) ** 2).mean(), rel=1e-12
+        )
+        for split in (calibration.log_loss, calibration.brier):
+            total = split.miscalibration - split.discrimination + split.uncertainty
+            assert split.score == pytest.approx(total, rel=1e-12)
+    right = p.argmax(axis=1) == y
+    loss = -np.log(np.where(right, p.max(axis=1), 1.0 - p.max(axis=1)))
+    assert result.top_calibration.log_loss.score == pytest.approx(loss.mean(), rel=1e-10)
+    # The splits belong to their own losses; only the Brier score is the sum of the classes'.
+    assert sum(c.brier.score for c in result.calibration) == pytest.approx(
+        result.brier_score, rel=1e-12
+    )
+    data = result.to_dict()
+    assert [c["labels"] for c in data["calibration"]] == [["0"], ["1"], ["2"], ["3"]]
+    assert data["top_label"]["log_loss"]["score"] == result.top_calibration.log_loss.score
+    assert main(["score", str(path), "--class-wise"]) == 0
+    out = capsys.readouterr().out
+    assert "is the likeliest right?" in out
+    assert f"{result.calibration[3].log_loss.miscalibration:.4f}" in out

@@ -53,6 +53,8 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
     console.print(_headline(score))
     console.print()
     console.print(_class_table(score, wide=console.width >= 80))
+    for line in _calibration_lines(score):
+        console.print(line)
     mistakes = [c for c in score.confusions if c.label != c.guess][:_MOST_CONFUSIONS]
     if len(score.classes) > 2 and mistakes:
         console.print()
@@ -81,6 +83,34 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
         console.print()
         console.print(_worst_table(score.worst))
     return without_trailing_spaces(out.getvalue())
+
+
+def _calibration_lines(score: Score) -> list[Any]:
+    """Return how much of a yes-or-no loss is miscalibration, of two labels or of the likeliest."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    asked = list(score.calibration)
+    if len(score.names) > 2 and score.top_calibration is not None:
+        asked.insert(0, score.top_calibration)
+    if not asked:
+        return []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("as yes or no (nats)", overflow="fold")
+    for head in ("loss", "= miscalibration", "− discrimination", "+ uncertainty"):
+        table.add_column(head, justify="right")
+    for calibration in asked:
+        split = calibration.log_loss
+        terms = (split.score, split.miscalibration, split.discrimination, split.uncertainty)
+        table.add_row(_asked(calibration.labels), *map(number, terms))
+    return ["", table]
+
+
+def _asked(labels: Sequence[str]) -> str:
+    if not labels:
+        return "is the likeliest right?"
+    more = f", or {len(labels) - 1:,} more rare ones" if len(labels) > 1 else ""
+    return f"is it {plain(labels[0])}{more}?"
 
 
 def _policy_lines(score: Score) -> list[str]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from xent.scoring.clusters import ClusterSummary
+from xent.scoring.decomposition import Decomposition, decompose
 from xent.scoring.histogram import Histogram
 from xent.scoring.intervals import Interval, mean_interval
 from xent.scoring.summary import LossSummary
@@ -140,6 +141,24 @@ class ClassCalibration:
 
     labels: tuple[str, ...]
     histogram: Histogram
+
+    @cached_property
+    def log_loss(self) -> Decomposition:
+        """The split of its own log loss, nats: that of a yes or no, not of all labels."""
+        return decompose(self.histogram, "log_loss")
+
+    @cached_property
+    def brier(self) -> Decomposition:
+        """The split of its own Brier score, the mean of (p − y)²."""
+        return decompose(self.histogram, "brier")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the splits as numbers, texts, booleans and None only."""
+        return {
+            "labels": list(self.labels),
+            "log_loss": self.log_loss.to_dict(),
+            "brier": self.brier.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -339,6 +358,11 @@ class Score:
         """The likeliest label as a yes-or-no prediction (is it the truth?), by its probability."""
         return self.tally.top
 
+    @cached_property
+    def top_calibration(self) -> ClassCalibration | None:
+        """How the largest probability is borne out, whichever label has it."""
+        return None if self.tally.top is None else ClassCalibration((), self.tally.top)
+
     @property
     def n(self) -> int:
         """Number of rows that have a weight."""
@@ -486,6 +510,8 @@ class Score:
                 }
                 for c in self.classes
             ],
+            "top_label": None if self.top_calibration is None else self.top_calibration.to_dict(),
+            "calibration": [calibration.to_dict() for calibration in self.calibration],
             "confusions": [
                 {
                     "label": c.label,
