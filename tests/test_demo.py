@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.metrics import log_loss as clipped_log_loss
 
 import xent
 from xent import cli, errors
-from xent.demo import render, run
+from xent.demo import render, run, write_page
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,14 @@ def test_the_clip_is_what_the_difference_comes_from():
     assert double == pytest.approx(-math.log(np.finfo(np.float64).eps) / 2, rel=1e-6)
     with pytest.warns(errors.InfiniteLossWarning):
         assert math.isinf(xent.log_loss(y, p))
+
+
+def test_the_demo_ends_with_a_page_and_a_comparison(entries, tmp_path):
+    path, better = write_page(tmp_path, entries)
+    text = path.read_text(encoding="utf-8")
+    ours = next(e for e in entries if e.data == "digits" and e.model == "softmax regression")
+    assert f"{ours.score.log_loss:.4f} <small>nats a row" in text
+    assert "is better than" in better
+    assert "which is not chance" in better
+    assert html.escape(better) in text
+    assert len(text.encode()) < 400_000

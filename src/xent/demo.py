@@ -19,16 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent.errors import InfiniteLossWarning, MissingExtraError, OptionError
-from xent.scoring import Score, log_loss, score
+from xent.files import write_whole
+from xent.report import render_page
+from xent.report.compare_text import verdict
+from xent.scoring import Score, compare, log_loss, score
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Entry", "render", "run"]
+__all__ = ["Entry", "render", "run", "write_page"]
 
 FOLDS = 5
 SOFTMAX = "softmax regression"
+FOREST = "random forest"
 FLOOR = 1e-3
 
 
@@ -71,7 +75,7 @@ def _models() -> dict[str, Callable[[], Any]]:
         SOFTMAX: lambda: make_pipeline(StandardScaler(), SoftmaxRegression()),
         "k nearest neighbours": lambda: KNeighborsClassifier(n_neighbors=5),
         "naive Bayes": GaussianNB,
-        "random forest": lambda: RandomForestClassifier(n_estimators=100, random_state=0),
+        FOREST: lambda: RandomForestClassifier(n_estimators=100, random_state=0),
     }
 
 
@@ -200,6 +204,40 @@ def _entry(
         plain=(plain[0], plain[1]),
         history=history,
     )
+
+
+def write_page(directory: str | Path, entries: list[Entry]) -> tuple[Path, str]:
+    """Write the page of the digits' predictions, and compare two of the models on them.
+
+    Parameters
+    ----------
+    directory
+        Where ``report.html`` goes.
+    entries
+        What `run` returned.
+
+    Returns
+    -------
+    tuple
+        The page's path, and which of the two models is better, in a sentence.
+
+    Raises
+    ------
+    OptionError
+        If the page cannot be written.
+    MissingExtraError
+        If matplotlib or jinja2 is not installed.
+    """
+    ours, other = (
+        next(e for e in entries if e.data == "digits" and e.model == model)
+        for model in (SOFTMAX, FOREST)
+    )
+    path = Path(directory) / "report.html"
+    result = score(ours.score.path, label="label", probabilities="p_*", class_wise=True)
+    found = compare(other.score.path, ours.score.path, key="id")
+    page = render_page(result, found).encode("utf-8", errors="backslashreplace")
+    write_whole(path, page, "the demo's folder")
+    return path, verdict(found.models[0], found.models[1])
 
 
 # ---- what it prints ---------------------------------------------------------------------------

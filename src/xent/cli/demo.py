@@ -30,10 +30,12 @@ def add_to(app: Typer) -> None:
 
 
 def _demo(directory: Path) -> int:
-    from xent.demo import render, run
+    from xent.demo import render, run, write_page
 
     entries = run(directory)
     sys.stdout.write(render(entries, **terminal()))
+    page, better = write_page(directory, entries)
+    sys.stdout.write(f"\n{better}\nA page about that, for a browser: {page}\n")
     sys.stdout.write(f"\nThe predictions are in {directory}; score any of them yourself:\n")
     sys.stdout.write(f"  {program()} score {shlex.quote(entries[0].score.path)}\n")
     return OK

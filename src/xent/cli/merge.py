@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xent.cli.process import OK, guarded
-from xent.cli.scores import check_targets, show
+from xent.cli.scores import Places
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -26,17 +26,20 @@ def add_to(app: Typer) -> None:
         json: str | None = typer.Option(
             None, metavar="FILE", help="Write the score as JSON to FILE; '-' prints only that."
         ),
+        html: Path | None = typer.Option(
+            None, metavar="FILE", help="Write a page with figures to FILE."
+        ),
         summary: str | None = typer.Option(
             None, metavar="FILE", help="Write the summary of the whole, to be merged again."
         ),
     ) -> None:
         """Log loss of all rows of SUMMARIES together, as if one table had been scored."""
-        raise typer.Exit(guarded(lambda: _merge(summaries, json, summary)))
+        raise typer.Exit(guarded(lambda: _merge(summaries, Places(json, summary, html))))
 
 
-def _merge(summaries: list[Path], target: str | None, summary: str | None) -> int:
-    from xent.scoring.score_file import merge, read_summary
+def _merge(summaries: list[Path], places: Places) -> int:
+    from xent.scoring import merge, read_summary
 
-    check_targets(target, summary, *summaries)
-    show(merge(*map(read_summary, summaries)), target, summary)
+    places.check(*summaries)
+    places.show(merge(*map(read_summary, summaries)))
     return OK

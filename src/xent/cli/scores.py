@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xent.cli.process import Done, check_json, guarded, json_bytes, judge, terminal, write_json
 from xent.errors import OptionError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xent.scoring import Score
     from xent.scoring.gates import Gate
 
-__all__ = ["add_to", "check_targets", "parse_allow", "parse_zero", "show"]
+__all__ = ["Places", "add_to", "parse_allow", "parse_zero"]
 
 
 def add_to(app: Typer) -> None:
@@ -97,6 +97,11 @@ def add_to(app: Typer) -> None:
         tolerance: float = typer.Option(
             0.0, min=0.0, metavar="NATS", help="With --fail-worse-than: by more than so much."
         ),
+        html: Path | None = typer.Option(
+            None,
+            metavar="FILE",
+            help="Write a page with figures to FILE; looks at each class as --class-wise does.",
+        ),
         summary: str | None = typer.Option(
             None, metavar="FILE", help="Write what `xent merge` adds up to the score of many parts."
         ),
@@ -114,19 +119,15 @@ def add_to(app: Typer) -> None:
             "id": id,
             "by": by,
             "cluster": cluster,
-            "class_wise": class_wise,
+            "class_wise": class_wise or html is not None,
             "floor": parse_zero(zero),
             **parse_allow(allow),
             "worst": worst,
         }
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
-        raise Done(
-            guarded(
-                lambda: _score(
-                    file, json, summary, (fail_above, fail_worse_than, tolerance), options
-                )
-            )
-        )
+        places = Places(json, summary, html)
+        limits = (fail_above, fail_worse_than, tolerance)
+        raise Done(guarded(lambda: _score(file, places, limits, options)))
 
 
 _ALLOWED = frozenset({"unseen", "missing", "unnormalised"})
@@ -172,8 +173,7 @@ def parse_zero(word: str) -> float | None:
 
 def _score(
     files: list[Path],
-    target: str | None,
-    summary: str | None,
+    places: Places,
     limits: tuple[str | None, Path | None, float],
     options: dict[str, Any],
 ) -> int:
@@ -181,37 +181,48 @@ def _score(
     from xent.scoring.gates import gate_above, gate_worse_than, parse_limit, read_baseline
 
     above, baseline, tolerance = limits
-    check_targets(target, summary, *files)
+    places.check(*files)
     # What is wrong with a limit is said before the work is done.
     limit = None if above is None else parse_limit(above)
     before = None if baseline is None else read_baseline(baseline)
     result = score(files[0] if len(files) == 1 else files, **options)
     gates = [] if limit is None else [gate_above(result, limit)]
     gates += [] if before is None else [gate_worse_than(result, before, tolerance)]
-    show(result, target, summary, gates)
+    places.show(result, gates)
     return judge(gates)
 
 
-def check_targets(target: str | None, summary: str | None, *sources: Path) -> None:
-    """Refuse places for a score that cannot be written, before the work is done."""
-    check_json(target, *sources)
-    if summary is not None:
-        hint = "name a file; `xent merge` reads it."
-        require_target(Path(summary), "--summary", *sources, hint=hint)
+class Places(NamedTuple):
+    """Where a score goes, besides the terminal: files for JSON, a summary and a page, or None."""
 
+    json: str | None
+    summary: str | None = None
+    html: Path | None = None
 
-def show(
-    result: Score, target: str | None, summary: str | None, gates: Sequence[Gate] = ()
-) -> None:
-    """Print a score, and write its JSON and its summary where they were asked for."""
-    if target != "-":
-        from xent.report import render_text
+    def check(self, *sources: Path) -> None:
+        """Refuse what cannot be written, before the work is done."""
+        check_json(self.json, *sources)
+        if self.summary is not None:
+            hint = "name a file; `xent merge` reads it."
+            require_target(Path(self.summary), "--summary", *sources, hint=hint)
+        if self.html is not None:
+            require_target(self.html, "--html", *sources, hint="name a file for a browser.")
 
-        sys.stdout.write(render_text(result, **terminal()))
-    if target is not None:
-        write_json(target, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
-    if summary is not None:
-        from xent.scoring.score_file import summary_document
+    def show(self, result: Score, gates: Sequence[Gate] = ()) -> None:
+        """Print a score, and write it where it was asked for."""
+        if self.json != "-":
+            from xent.report import render_text
 
-        document = json_bytes(summary_document(result), indent=None)
-        write_whole(Path(summary), document, "--summary")
+            sys.stdout.write(render_text(result, **terminal()))
+        if self.json is not None:
+            write_json(self.json, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
+        if self.summary is not None:
+            from xent.scoring import summary_document
+
+            document = json_bytes(summary_document(result), indent=None)
+            write_whole(Path(self.summary), document, "--summary")
+        if self.html is not None:
+            from xent.report import render_page
+
+            page = render_page(result).encode("utf-8", errors="backslashreplace")
+            write_whole(self.html, page, "--html")

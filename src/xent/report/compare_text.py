@@ -22,7 +22,7 @@ from xent.units import from_nats
 if TYPE_CHECKING:
     from xent.scoring.comparison import ComparedModel, Comparison, Difference, DifferingRow
 
-__all__ = ["render_comparison", "verdict"]
+__all__ = ["render_comparison", "signed", "verdict"]
 
 _MOST_GROUPS = 20
 
@@ -145,14 +145,21 @@ def _models_table(comparison: Comparison) -> Any:
             number(model.log_loss),
             number(from_nats(model.log_loss, "bits")),
             percent(model.accuracy),
-            "" if model.total is None else _signed(mean),
+            "" if model.total is None else signed(mean),
             f"{infinite:,}" if infinite else "",
             style="bold" if model is comparison.best else None,
         )
     return table
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Return a difference with its sign; a dash for none.
+
+    Examples
+    --------
+    >>> print(signed(0.25), signed(-0.25), signed(None))
+    +0.2500 −0.2500 –
+    """
     if value is None:
         return "–"
     return f"+{number(value)}" if value > 0 else number(value).replace("-", "−")
@@ -168,8 +175,8 @@ def _total_lines(model: ComparedModel, comparison: Comparison) -> Any:
         (model.bootstrap, ", by drawing anew"),
     ):
         if interval is not None:
-            bits = [_signed(from_nats(end, "bits")) for end in (interval.lower, interval.upper)]
-            ends = f"{_signed(interval.lower)} to {_signed(interval.upper)} nats"
+            bits = [signed(from_nats(end, "bits")) for end in (interval.lower, interval.upper)]
+            ends = f"{signed(interval.lower)} to {signed(interval.upper)} nats"
             lines.add_row(f"  {percent(interval.level)}{how}", f"{ends} = {' to '.join(bits)} bits")
             for doubt in interval.doubts:
                 lines.add_row("", f"not to be trusted: {doubt}")
@@ -199,13 +206,13 @@ def _groups_table(column: str, groups: Sequence[Difference]) -> Any:
     for group in order[:_MOST_GROUPS]:
         ends = ("", "")
         if group.interval is not None:
-            ends = (_signed(group.interval.lower), _signed(group.interval.upper))
+            ends = (signed(group.interval.lower), signed(group.interval.upper))
         p = group.adjusted_p_value
         table.add_row(
             "(none)" if group.value is None else plain(group.value),
             f"{group.pairs.rows:,}",
-            _signed(group.mean),
-            _signed(None if group.mean is None else from_nats(group.mean, "bits")),
+            signed(group.mean),
+            signed(None if group.mean is None else from_nats(group.mean, "bits")),
             *ends,
             "" if p is None else number(p),
             tenths(group.share)
@@ -236,6 +243,6 @@ def _rows_table(rows: Sequence[DifferingRow], word: str) -> Any:
             plain(row.label),
             number(row.first),
             number(row.second),
-            _signed(row.difference),
+            signed(row.difference),
         )
     return table
