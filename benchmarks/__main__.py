@@ -88,6 +88,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="store the figures in benchmarks/results/coverage.jsonl, and write the tables of "
         "docs/estimation.md from them",
     )
+    scoring = commands.add_parser(
+        "scoring", help="xent.scoring beside the engine's own sums, and its memory (some minutes)"
+    )
+    scoring.add_argument(
+        "--rows", type=_rounds, default=10_000_000, metavar="N", help="of the table"
+    )
+    scoring.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="turns of each")
+    scoring.add_argument(
+        "--lists",
+        type=int,
+        default=1_000_000,
+        metavar="N",
+        help="rows of a table of lists of 1000 probabilities, 4 kB each on disk; 0 for none",
+    )
+    scoring.add_argument(
+        "--json",
+        action="store_true",
+        help="store the figures in benchmarks/results/scoring.jsonl, and write the table of "
+        "docs/scoring.md from them",
+    )
     scores = commands.add_parser(
         "score-coverage", help="where the intervals of a score cover, by simulation (two minutes)"
     )
@@ -108,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fit(options.case, options.rounds, options.figures, store=options.json)
     if options.command == "coverage":
         return _coverage(store=options.json)
+    if options.command == "scoring":
+        return _scoring(options.rows, options.rounds, options.lists, store=options.json)
     if options.command == "score-coverage":
         return _score_coverage(store=options.json)
     parser.print_help()
@@ -258,6 +280,23 @@ def _coverage(*, store: bool) -> int:
     wrong = failures(cells)
     sys.stdout.write("".join(f"less than promised: {w}\n" for w in wrong))
     return 1 if wrong else 0
+
+
+def _scoring(rows: int, rounds: int, lists: int, *, store: bool) -> int:
+    from tempfile import TemporaryDirectory
+
+    from benchmarks.scoring import PAGE, STORED, measure_all, reached, render_page, table
+
+    with TemporaryDirectory() as folder:
+        lines = list(measure_all(Path(folder), rows, rounds, wide_lists=lists))
+    show_progress("")
+    told = reached(lines)
+    sys.stdout.write(table(lines) + "\n\n" + "".join(f"{line}\n" for line in told))
+    if store:
+        write(STORED, lines)
+        replace_text(PAGE, render_page(PAGE.read_text(encoding="utf-8"), read(STORED)))
+        sys.stdout.write(f"the tables of {PAGE.relative_to(ROOT)} are written from them\n")
+    return 1 if any(line.startswith("misses") for line in told) else 0
 
 
 def _score_coverage(*, store: bool) -> int:

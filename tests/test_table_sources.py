@@ -297,3 +297,21 @@ def test_a_bad_line_among_many_is_told(tmp_path):
     path.write_text(CATS + "cat,0.5,0.5,mon\n" * 5000 + "cat,0.5\n" + "cat,0.5,0.5,mon\n" * 100)
     with pytest.raises(TableError, match="5005"):
         score(path)
+
+
+def test_the_engine_writes_no_bar_into_what_other_programs_read(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "t.csv"
+    path.write_text(CATS)
+    with open_tables([path]) as (table,):
+        ((printed,),) = table.rows("SELECT current_setting('enable_progress_bar_print')")
+        assert not printed
+        monkeypatch.setattr("xent.scoring.duckdb._SILENT", 0.0)
+        long = "SELECT sum(sqrt(a.range + b.range)) FROM range(20000) a, range(20000) b"
+        table.rows(long)
+        assert capsys.readouterr() == ("", "")  # no terminal
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        table.rows(long)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("\rreading the table: ")
+    assert err.endswith("\r\033[K")

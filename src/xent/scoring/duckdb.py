@@ -6,7 +6,9 @@ It knows columns and SQL, and no score: it returns groups of the numbers that
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -198,8 +200,10 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
     thread = threading.Thread(target=ask, daemon=True)
     try:
         thread.start()
+        started = time.monotonic()
         while not ended.wait(0.1):  # in short waits: the signal may reach any thread of the process
-            pass
+            if time.monotonic() - started > _SILENT:
+                _show_progress(connection)
     except KeyboardInterrupt:
         # A query that is about to begin does not hear it, or is busy: say it until it has ended,
         # for ten seconds at most, because an interrupted start may have begun none.
@@ -209,9 +213,35 @@ def _interruptible(connection: Any, sql: str, fetch: str = "fetchall") -> Any:
             if ended.wait(0.05):
                 break
         raise
+    finally:
+        _end_progress()
     if isinstance(answer[0], BaseException):
         raise answer[0]
     return answer[0]
+
+
+_SILENT = 2.0
+"""Seconds after which a query says how far it is."""
+_shown = threading.Event()
+
+
+def _show_progress(connection: Any) -> None:
+    """Say on a terminal's standard error how far a query is; nowhere else."""
+    if not sys.stderr.isatty():
+        return
+    done = getattr(connection, "query_progress", lambda: -1.0)()
+    said = f"{done:.0f} %" if done >= 0 else "…"
+    sys.stderr.write(f"\rreading the table: {said} ")
+    sys.stderr.flush()
+    _shown.set()
+
+
+def _end_progress() -> None:
+    """Wipe the line that `_show_progress` wrote."""
+    if _shown.is_set():
+        _shown.clear()
+        sys.stderr.write("\r\033[K")
+        sys.stderr.flush()
 
 
 def require_unicode(sql: str) -> None:

@@ -108,6 +108,9 @@ def open_tables(
     )
     try:
         disable_rules(connection)
+        # The engine's own bar would go to standard output, amid what other programs read.
+        connection.execute("SET enable_progress_bar = true")
+        connection.execute("SET enable_progress_bar_print = false")
         yield tuple(
             _opened(source, _Place(connection, place, table, query))
             for place, source in enumerate(sources)
@@ -336,7 +339,7 @@ def _described(path: Path, source: str, place: _Place) -> Table:
 
 def _open_frame(source: Source, place: _Place) -> Table:
     name = f"frame_{place.number}"
-    path = Path(type(source).__name__)
+    path = Path(type(source).__name__ + (f" {place.number + 1}" if place.number else ""))
     _refuse_table(place, path)
     lists: dict[str, list[str]] = {}
     if isinstance(source, Mapping):
