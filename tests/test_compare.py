@@ -165,7 +165,7 @@ def test_equal_tables_differ_by_nothing(tmp_path):
     other = csv(tmp_path, "b.csv", ["a,1,0.75,0.25"])
     alone = compare(one, other, key="id").models[1]
     assert (alone.total.interval, alone.bootstrap) == (None, None)
-    assert "by one row" in render_comparison(compare(one, other, key="id"))
+    assert "too little of it" in render_comparison(compare(one, other, key="id"))
 
 
 # ---- what is refused ------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def verdict(first: ComparedModel, model: ComparedModel) -> str:
     about = "" if error is None else f" ± {number(error)}"
     said = f"{name} is {word} than {first.path} by {number(abs(total.mean))}{about} nats a row"
     if total.interval is None:
-        return f"{said}, by one row."
+        return f"{said}; there is too little of it to say how sure that is."
     level = percent(total.interval.level)
     if total.interval.lower <= 0.0 <= total.interval.upper:
         return f"{said}, which may be chance: the {level} interval holds 0."
