@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks import scoring
 from benchmarks.results import read
-
 from xent.scoring import score
 
 
