@@ -53,7 +53,7 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
     console.print(_headline(score))
     console.print()
     console.print(_class_table(score, wide=console.width >= 80))
-    for line in _calibration_lines(score):
+    for line in _calibration_lines(score, wide=console.width >= 80):
         console.print(line)
     mistakes = [c for c in score.confusions if c.label != c.guess][:_MOST_CONFUSIONS]
     if len(score.classes) > 2 and mistakes:
@@ -85,7 +85,7 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
     return without_trailing_spaces(out.getvalue())
 
 
-def _calibration_lines(score: Score) -> list[Any]:
+def _calibration_lines(score: Score, *, wide: bool) -> list[Any]:
     """Return how much of a yes-or-no loss is miscalibration, of two labels or of the likeliest."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -95,14 +95,29 @@ def _calibration_lines(score: Score) -> list[Any]:
         asked.insert(0, score.top_calibration)
     if not asked:
         return []
+    names = ("loss", "= miscalibration", "− discrimination", "+ uncertainty")
+    splits = [calibration.log_loss for calibration in asked]
+    terms = [
+        [number(t) for t in (s.score, s.miscalibration, s.discrimination, s.uncertainty)]
+        for s in splits
+    ]
+    questions = [_asked(calibration.labels) for calibration in asked]
+    if not wide:
+        # Sentences fold where columns would be cut.
+        return [
+            "",
+            *(
+                f"{question} (nats) "
+                + " ".join(f"{name} {term}" for name, term in zip(names, row, strict=True))
+                for question, row in zip(questions, terms, strict=True)
+            ),
+        ]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("as yes or no (nats)", overflow="fold")
-    for head in ("loss", "= miscalibration", "− discrimination", "+ uncertainty"):
-        table.add_column(head, justify="right")
-    for calibration in asked:
-        split = calibration.log_loss
-        terms = (split.score, split.miscalibration, split.discrimination, split.uncertainty)
-        table.add_row(_asked(calibration.labels), *map(number, terms))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for question, row in zip(questions, terms, strict=True):
+        table.add_row(question, *row)
     return ["", table]
 
 
