@@ -75,7 +75,7 @@ def gate_above(score: Score, limit: float) -> Gate:
     --------
     >>> from xent.scoring import score
     >>> gate_above(score("examples/predictions.csv"), 0.45).reason
-    'the log loss, 0.453778 nats, is above 0.45'
+    'the log loss, 0.453808 nats, is above 0.45'
     """
     loss = score.log_loss
     what = "is above" if not loss <= limit else "is not above"
