@@ -37,6 +37,9 @@ def add_to(app: Typer) -> None:
         classes: str | None = typer.Option(
             None, metavar="A,B,C", help="The label values in the order of the probabilities."
         ),
+        scale: str | None = typer.Option(
+            None, metavar="SCALE", help="probability, log or logits, as of `xent score`."
+        ),
         weights: str | None = typer.Option(
             None, metavar="COLUMN", help="Sampling weights; 'none' counts each row once."
         ),
@@ -72,6 +75,7 @@ def add_to(app: Typer) -> None:
             "probabilities": probabilities,
             "positive": positive,
             "classes": None if classes is None else classes.split(","),
+            "scale": scale,
             "weights": weights,
             "by": by,
             "cluster": cluster,

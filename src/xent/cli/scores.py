@@ -48,6 +48,12 @@ def add_to(app: Typer) -> None:
         classes: str | None = typer.Option(
             None, metavar="A,B,C", help="The label values in the order of the probabilities."
         ),
+        scale: str | None = typer.Option(
+            None,
+            metavar="SCALE",
+            help="What the numbers are: probability, log (of probabilities) or logits; found by "
+            "names such as logit_cat.",
+        ),
         weights: str | None = typer.Option(
             None, metavar="COLUMN", help="Sampling weights; 'none' counts each row once."
         ),
@@ -81,6 +87,9 @@ def add_to(app: Typer) -> None:
             False, "--class-wise", help="Look at the calibration of each of many classes."
         ),
         worst: int = typer.Option(5, min=0, help="How many of the worst rows to show."),
+        show: list[str] = typer.Option(
+            [], metavar="COLUMN", help="Show COLUMN of the worst rows too; may be repeated."
+        ),
         json: str | None = typer.Option(
             None, metavar="FILE", help="Write the score as JSON to FILE; '-' prints only that."
         ),
@@ -114,6 +123,7 @@ def add_to(app: Typer) -> None:
             "probabilities": probabilities,
             "positive": positive,
             "classes": None if classes is None else classes.split(","),
+            "scale": scale,
             "weights": weights,
             "counts": counts,
             "id": id,
@@ -123,6 +133,7 @@ def add_to(app: Typer) -> None:
             "floor": parse_zero(zero),
             **parse_allow(allow),
             "worst": worst,
+            "show": show,
         }
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
         places = Places(json, summary, html)

@@ -351,19 +351,21 @@ def _worst_table(score: Score) -> _Table | None:
     if not score.worst:
         return None
     rows = []
+    columns = list(dict.fromkeys(column for row in score.worst for column in row.shown))
     for row in score.worst[:_MOST_SLICES]:
         likeliest = sorted(row.probabilities.items(), key=lambda item: -item[1])
-        shown = [f"{_short(name)} {probability(p)}" for name, p in likeliest[:_MOST_PROBABILITIES]]
+        believed = [f"{_short(n)} {probability(p)}" for n, p in likeliest[:_MOST_PROBABILITIES]]
         rows.append(
             [
                 _short(row.name),
                 _short(row.label),
                 probability(row.p_truth),
                 number(row.loss),
-                ", ".join(shown),
+                ", ".join(believed),
+                *(_short(row.shown.get(column) or "") for column in columns),
             ]
         )
-    heads = ["row", "true label", "P(truth)", "nats", "likeliest labels"]
+    heads = ["row", "true label", "P(truth)", "nats", "likeliest labels", *map(_short, columns)]
     return _Table("The rows that lost most", heads, rows)
 
 

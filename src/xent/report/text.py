@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -264,8 +265,9 @@ def _mistakes_table(mistakes: Sequence[Confusion]) -> Any:
 
 
 def _infinite_lines(score: Score) -> list[str]:
-    first = ", ".join(plain(row.name) for row in score.worst if not row.p_truth > 0.0)
-    more = " …" if score.infinite_rows > sum(not row.p_truth > 0.0 for row in score.worst) else ""
+    named = [plain(row.name) for row in score.worst if math.isinf(row.loss)]
+    first = ", ".join(named)
+    more = " …" if score.infinite_rows > len(named) else ""
     lines = [
         f"{count(score.infinite_rows, 'row')} had P(truth) = 0, so the log loss is infinite"
         + (f"; named {first}{more}" if first else "")
@@ -290,15 +292,19 @@ def _worst_table(rows: Sequence[ScoredRow]) -> Any:
     table.add_column("P(truth)", justify="right", no_wrap=True)
     table.add_column("nats", justify="right", no_wrap=True)
     table.add_column("probabilities", overflow="fold")
+    shown = list(dict.fromkeys(column for row in rows for column in row.shown))
+    for column in shown:
+        table.add_column(plain(column), overflow="fold")
     for row in rows:
         # The largest first: what the model believed instead.
         top = sorted(row.probabilities.items(), key=lambda item: -item[1])
-        shown = "  ".join(f"{plain(label)} {probability(p)}" for label, p in top[:4])
+        believed = "  ".join(f"{plain(label)} {probability(p)}" for label, p in top[:4])
         table.add_row(
             Text(plain(row.name)),
             Text(plain(row.label)),
             probability(row.p_truth),
             number(row.loss),
-            Text(shown + ("  …" if len(top) > 4 else "")),
+            Text(believed + ("  …" if len(top) > 4 else "")),
+            *(Text(plain(row.shown.get(column) or "")) for column in shown),
         )
     return table

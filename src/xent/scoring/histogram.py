@@ -69,7 +69,7 @@ def bin_of(p: Any) -> np.ndarray:
     return np.where(p == 0, BIN_OF_ZERO, np.where(p == 1, BIN_OF_ONE, index))
 
 
-def bin_of_sql(p: str) -> str:
+def bin_of_sql(p: str, rest: str | None = None) -> str:
     """Return DuckDB's SQL for `bin_of` of an expression: an INTEGER, NULL outside [0, 1].
 
     It agrees with `bin_of` but for numbers at the very edge of a bin, where the last digit of two
@@ -80,6 +80,8 @@ def bin_of_sql(p: str) -> str:
     ----------
     p
         An expression for the probability.
+    rest
+        One for its complement, where that is known to more digits than 1 − p has.
 
     Examples
     --------
@@ -88,11 +90,13 @@ def bin_of_sql(p: str) -> str:
     least(639, floor(16 * ln(CAST(p AS DOUBLE) / (1 - CAST(p AS DOUBLE)))))) AS INTEGER) END
     """
     double = f"CAST({p} AS DOUBLE)"
-    logit = f"ln({double} / (1 - {double}))"
-    inside = f"greatest({_LOWEST}, least({_HIGHEST}, floor({BINS_PER_NAT} * {logit})))"
+    certain, inside, odds = f"{p} = 1", f"{p} > 0 AND {p} < 1", f"{double} / (1 - {double})"
+    if rest is not None:
+        certain, inside, odds = f"{rest} = 0", f"{p} > 0 AND {rest} > 0", f"{p} / {rest}"
+    index = f"greatest({_LOWEST}, least({_HIGHEST}, floor({BINS_PER_NAT} * ln({odds}))))"
     return (
-        f"CASE WHEN {p} = 0 THEN {BIN_OF_ZERO} WHEN {p} = 1 THEN {BIN_OF_ONE} "
-        f"WHEN {p} > 0 AND {p} < 1 THEN CAST({inside} AS INTEGER) END"
+        f"CASE WHEN {p} = 0 THEN {BIN_OF_ZERO} WHEN {certain} THEN {BIN_OF_ONE} "
+        f"WHEN {inside} THEN CAST({index} AS INTEGER) END"
     )
 
 

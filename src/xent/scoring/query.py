@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xent.arrays import unit_sum_tolerance
 from xent.scoring.duckdb import Table, quote_text
 from xent.scoring.histogram import BIN_OF_ONE, Histogram, bin_of_sql
+from xent.scoring.prediction_sql import minus_log_sql, predictions_of
 from xent.scoring.reading import Reading, Spelling
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
 from xent.scoring.tally import Cell, Tally, loss_bin_sql
 
-__all__ = ["FAULTS", "MOST_GUESSES", "MOST_QUESTIONS", "Policy", "Query", "Scan"]
+__all__ = ["FAULTS", "MOST_GUESSES", "MOST_QUESTIONS", "Policy", "Query", "Scan", "WorstRow"]
 
 # What can be wrong with a row, most basic first; the number is the fault's code in the query.
 FAULTS = ("", "label", "weight", "missing", "length", "value", "unknown", "sum")
@@ -40,10 +42,13 @@ class Scan:
         The statistics of the rows without a fault.
     faults
         Rows by fault, one of `FAULTS`, most basic first.
+    already
+        Rows whose logits are probabilities.
     """
 
     tally: Tally
     faults: Mapping[str, int]
+    already: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,18 @@ class Policy:
     unnormalised: float | None = None
     floor: float | None = None
     unseen: bool = False
+
+
+class WorstRow(NamedTuple):
+    """One of the rows with the largest loss."""
+
+    number: int
+    name: str
+    label: str
+    p: float
+    loss: float
+    every: list[float]
+    texts: list[str | None]
 
 
 class Query:
@@ -92,14 +109,22 @@ class Query:
         self.slices = tuple(slices)
         self.strict = unit_sum_tolerance(0.0, length)
         self.tolerance = max(policy.unnormalised or 0.0, self.strict)
+        self.predictions = predictions_of(
+            reading.layout, table, reading.columns, length, reading.scale
+        )
 
     @property
     def _weighted(self) -> bool:
         return self.reading.weights is not None
 
+    @property
+    def _squared_weight(self) -> str:
+        # The square of a sampling weight; n equal rows are n, the sum of n squares of 1.
+        return "w" if self.reading.counts else "w * w"
+
     # ---- the rows -----------------------------------------------------------------------------
 
-    def _raw(self, *, numbered: bool) -> str:
+    def _raw(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
         table, reading = self.table, self.reading
         parts = [f"{table.number_of_row} AS rn"] if numbered else []
         parts += [f"{self._label()} AS y"]
@@ -108,12 +133,8 @@ class Query:
         if numbered and reading.id is not None:
             parts += [f"{table.text(reading.id)} AS id"]
         parts += [f"{table.label(column)} AS s{i}" for i, column in enumerate(self.slices)]
-        if reading.layout == "list":
-            parts += [f"{table.numbers(reading.columns[0])} AS d"]
-        else:
-            parts += [f"{table.number(c)} AS d{i}" for i, c in enumerate(reading.columns, 1)]
         source = table.numbered if numbered else table.source
-        return f"(SELECT {', '.join(parts)} FROM {source})"
+        return f"(SELECT {', '.join([*parts, *self.predictions.raw, *told])} FROM {source})"
 
     def _label(self) -> str:
         reading = self.reading
@@ -130,8 +151,8 @@ class Query:
             and all(map(_WHOLE.fullmatch, reading.classes))
         )
 
-    def _placed(self, *, numbered: bool) -> str:
-        raw, join = self._raw(numbered=numbered), ""
+    def _placed(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
+        join = ""
         classes = self.reading.classes
         if self._by_number():
             numbers = [int(c) for c in classes] or list(range(self.length))
@@ -152,40 +173,19 @@ class Query:
             k = f"CASE WHEN {inside} THEN TRY_CAST({index} AS BIGINT) + 1 END"
         if self.policy.unseen:
             k = f"CASE WHEN y IS NOT NULL THEN coalesce({k}, {self.length + 1}) END"
-        total, _, high = self._extremes()
-        return f"(SELECT r.*, {k} AS k, {total} AS total, {high} AS high FROM {raw} AS r{join})"
-
-    def _numbers(self) -> list[str]:
-        return [f"d{i}" for i in range(1, self.length + 1)]
-
-    def _extremes(self) -> tuple[str, str, str]:
-        """Return the sum, the least and the largest of a row's numbers."""
-        if self.reading.layout == "list":
-            return "list_sum(d)", "list_min(d)", "list_max(d)"
-        if self.reading.layout == "binary":
-            # NULL, NaN and ∞ stay what they are.
-            return "d1 * 0.0 + 1.0", "d1", "greatest(d1, 1.0 - d1)"
-        joined = ", ".join(self._numbers())
-        return _tree(self._numbers()), f"least({joined})", f"greatest({joined})"
+        rows = self.predictions.placed(self._raw(numbered=numbered, told=told))
+        return f"(SELECT r.*, {k} AS k FROM {rows} AS r{join})"
 
     def _tests(self) -> list[tuple[str, str]]:
         """Return what makes a row bad: faults, each with its condition, most basic first."""
-        limit = 1.0 + self.strict
         tests = [("label", "y IS NULL")]
         if self._weighted:
             tests += [("weight", f"NOT ({self._fine_weight()})")]
-        least, most = self._extremes()[1:]
-        if self.reading.layout == "list":
-            # A list may hold NULLs; the aggregates would pass over them.
-            tests += [("missing", "d IS NULL OR len(d) <> list_aggregate(d, 'count')")]
-            tests += [("length", f"len(d) <> {self.length}")]
-        else:
-            tests += [("missing", "total IS NULL")]
-            most = "d1" if self.reading.layout == "binary" else most
-        outside = f"NOT isfinite(total) OR {least} < 0 OR {most} > {limit!r}"
-        tests += [("value", outside), ("unknown", "k IS NULL")]
-        tests += [("sum", f"abs(total - 1.0) > {self.tolerance!r}")]
-        return tests
+        tests += [("missing", self.predictions.missing)]
+        if self.predictions.wrong_length is not None:
+            tests += [("length", self.predictions.wrong_length)]
+        tests += [("value", self.predictions.outside(1.0 + self.strict)), ("unknown", "k IS NULL")]
+        return [*tests, ("sum", f"abs(total - 1.0) > {self.tolerance!r}")]
 
     def _fine_weight(self) -> str:
         inside = f"w BETWEEN {SMALLEST_WEIGHT!r} AND {LARGEST_WEIGHT!r}"
@@ -202,83 +202,46 @@ class Query:
         tests = ["y IS NOT NULL", "k IS NOT NULL", f"abs(total - 1.0) <= {self.tolerance!r}"]
         if self._weighted:
             tests += [self._fine_weight()]
-        limit = f"<= {1.0 + self.strict!r}"
-        if self.reading.layout == "list":
-            tests += ["len(d) = list_aggregate(d, 'count')", f"len(d) = {self.length}"]
-            tests += ["list_min(d) >= 0", f"high {limit}"]
-        elif self.reading.layout == "binary":
-            tests += ["d1 >= 0", f"d1 {limit}"]
-        else:
-            tests += [f"{d} >= 0" for d in self._numbers()]
-            # Within the strict tolerance none can be larger than the sum.
-            tests += [f"high {limit}"] if self.tolerance > self.strict else []
+        tests += self.predictions.good(1.0 + self.strict, loose=self.tolerance > self.strict)
         return f"coalesce({' AND '.join(tests)}, false)"
 
-    def _judged(self, *, numbered: bool) -> str:
+    def _judged(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
         fault = " ".join(f"WHEN {test} THEN {FAULTS.index(name)}" for name, test in self._tests())
-        truth, guess = self._truth()
+        asked = [f"{self._good()} AS good", f"{self.predictions.truth} AS p"]
+        asked += [f"{self.predictions.guess} AS guess", *self.predictions.told]
         return (
             f"(SELECT *, CASE WHEN good THEN 0 {fault} ELSE 0 END AS fault FROM "
-            f"(SELECT *, {self._good()} AS good, {truth} AS p, {guess} AS guess "
-            f"FROM {self._placed(numbered=numbered)}))"
+            f"(SELECT *, {', '.join(asked)} FROM {self._placed(numbered=numbered, told=told)}))"
         )
 
-    def _truth(self) -> tuple[str, str]:
-        unseen = f"WHEN k = {self.length + 1} THEN 0.0"
-        if self.reading.layout == "list":
-            truth = f"CASE {unseen} ELSE d[k] END" if self.policy.unseen else "d[k]"
-            return truth, "list_position(d, high)"
-        if self.reading.layout == "binary":
-            return (
-                f"CASE WHEN k = 2 THEN d1 WHEN k = 1 THEN 1.0 - d1 {unseen} END",
-                "CASE WHEN d1 > 0.5 THEN 2 ELSE 1 END",
-            )
-        pairs = [*enumerate(self._numbers(), 1), (self.length + 1, "0.0")]
-        truth = " ".join(f"WHEN {i} THEN {d}" for i, d in pairs)
-        guess = " ".join(f"WHEN {d} = high THEN {i}" for i, d in pairs[:-1])
-        return f"CASE k {truth} END", f"CASE {guess} END"
-
-    def losses(self, *, numbered: bool) -> str:
+    def losses(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
         """Return the rows as a FROM clause.
 
         Their columns: label text or number ``y``, class position ``k`` from 1, ``guess``,
         probability of the truth ``p``, loss ``l`` in nats (NULL: infinite, or a faulty row),
         ``fault`` (0: none), weight ``w`` if there are any, slices ``s0`` …; and with `numbered`
-        the row's number ``rn`` and its ``id``, if the reading has one.
+        the row's number ``rn`` and its ``id``, if the reading has one. `told` is selected from the
+        table besides.
         """
-        # Some engines raise at ln(0), so 0 never reaches it; no loss is negative, so neither does
-        # a certainty that rounded to more than 1.
-        loss = "WHEN p > 0 THEN -ln(least(p, 1.0))"
+        loss = self.predictions.loss
         if self.policy.floor is not None:
-            loss = f"WHEN p IS NOT NULL THEN -ln(least(greatest(p, {self.policy.floor!r}), 1.0))"
-        if self.reading.layout == "binary":
-            # 1 − d1 rounds; the quotient puts the rounding right, as log1p would (u − 1 is exact).
-            rounded = "(CASE WHEN d1 < 1.0 THEN 1.0 - d1 ELSE 1.0 END)"
-            loss = (
-                f"WHEN k = 1 AND d1 < 0.5 THEN CASE WHEN 1.0 - d1 = 1.0 THEN d1 "
-                f"ELSE -ln({rounded}) * (d1 / (1.0 - {rounded})) END {loss}"
-            )
+            # The lesser of a number and NULL, an infinite loss, is the number.
+            loss = f"CASE WHEN p IS NOT NULL THEN least({loss}, -ln({self.policy.floor!r})) END"
         return (
-            f"(SELECT *, CASE WHEN fault > 0 THEN NULL {loss} END AS l "
-            f"FROM {self._judged(numbered=numbered)})"
+            f"(SELECT *, CASE WHEN fault = 0 THEN {loss} END AS l "
+            f"FROM {self._judged(numbered=numbered, told=told)})"
         )
 
     def _keyed(self) -> str:
         """Return the rows with what they are grouped by, and what else is summed of them."""
-        if self.reading.layout == "list":
-            # The inner product raises at a NULL, even in a list that is not asked for.
-            squares = "list_sum(list_transform(d, lambda x: x * x))"
-        elif self.reading.layout == "binary":
-            squares = "d1 * d1 + (1.0 - d1) * (1.0 - d1)"
-        else:
-            squares = _tree([f"{d} * {d}" for d in self._numbers()])
         below = " + ".join(f"CAST(p < {floor!r} AS INTEGER)" for floor in self.floors) or "0"
+        squares = f"greatest({self.predictions.squares} - 2.0 * p + 1.0, 0.0)"
+        top = self.predictions
         return (
-            f"(SELECT *, {loss_bin_sql('l')} AS lb, {below} AS f, {bin_of_sql('t')} AS tb, "
-            "CASE WHEN fault > 0 THEN NULL WHEN c THEN -ln(t) WHEN t < 1.0 THEN -ln(1.0 - t) END "
-            "AS tl "
+            f"(SELECT *, {loss_bin_sql('l')} AS lb, {below} AS f, {top.bin_of_top} AS tb, "
+            f"{top.complement} AS ct, CASE WHEN fault = 0 THEN {top.top_loss} END AS tl "
             "FROM (SELECT *, guess = k AS c, least(high, 1.0) AS t, "
-            f"CASE WHEN fault = 0 THEN greatest({squares} - 2.0 * p + 1.0, 0.0) END AS b "
+            f"CASE WHEN fault = 0 THEN {squares} END AS b "
             f"FROM {self.losses(numbered=False)}))"
         )
 
@@ -287,8 +250,7 @@ class Query:
     def _sums(self, about: str, *, explain: bool) -> dict[str, str]:
         """Return what is summed in every group: names, each with its SQL."""
         if self._weighted:
-            # The square of a sampling weight; n equal rows are n, and the sum of n squares of 1.
-            w2 = "w" if self.reading.counts else "w * w"
+            w2 = self._squared_weight
             sums = {
                 "finite": self._count("l IS NOT NULL"),
                 "infinite": self._count("l IS NULL"),
@@ -312,18 +274,20 @@ class Query:
             }
         if self.tolerance > self.strict:
             sums |= {"loose": self._count(f"abs(total - 1.0) > {self.strict!r}")}
+        if self.predictions.already is not None:
+            sums |= {"already": f"count_if({self.predictions.already})"}
         if self.policy.floor is not None:
             sums |= {"touched": self._count(f"p < {self.policy.floor!r}")}
-            sums |= {"zeros": self._count("p = 0")}
+            sums |= {"zeros": self._count(f"fault = 0 AND {self.predictions.loss} IS NULL")}
         if explain:
             w = "w * " if self._weighted else ""
             sums |= {
                 "brier": f"fsum({w}b)",
                 "right": self._count("guess = k"),
                 "probability": f"fsum({w}t)",
-                "complement": f"fsum({w}(1.0 - t))",
+                "complement": f"fsum({w}ct)",
                 "top_loss": f"fsum({w}tl)",
-                "top_squared": f"fsum({w}(CASE WHEN c THEN (1.0 - t) * (1.0 - t) ELSE t * t END))",
+                "top_squared": f"fsum({w}(CASE WHEN c THEN ct * ct ELSE t * t END))",
             }
         return {"rows": "count(*)", **sums}
 
@@ -403,7 +367,8 @@ class Query:
             touched=counted("touched"),
             zeros=counted("zeros"),
         )
-        return Scan(tally, {fault: faults[fault] for fault in FAULTS if fault in faults})
+        told = {fault: faults[fault] for fault in FAULTS if fault in faults}
+        return Scan(tally, told, counted("already"))
 
     def _cell(self, row: Mapping[str, Any], centre: float = 0.0) -> Cell:
         def of(name: str) -> float:
@@ -473,108 +438,108 @@ class Query:
             Whether the table holds rows that do not count, which have to be told again. Otherwise
             a question reads the columns of its own classes only.
         """
-        reading = self.reading
         # Of rows that are known to be good nothing is computed but what is asked.
         rows_from = self.losses(numbered=False) if judged else self._placed(numbered=False)
-        source = f"{rows_from} WHERE {'fault = 0' if judged else 'true'}"
+        kept = [*(["fault = 0"] if judged else []), *(["w > 0"] if self._weighted else [])]
+        source = f"{rows_from} WHERE {' AND '.join(kept)}" if kept else rows_from
         parts = []
-        w = "w" if self._weighted else "1.0"
-        w2 = "w" if self.reading.counts else f"{w} * {w}"
-        counted = "AND w > 0" if self._weighted else ""
         for place, group in enumerate(groups):
-            if reading.layout == "list":
-                listed = ", ".join(map(str, group))
-                p = (
-                    f"d[{group[0]}]"
-                    if len(group) == 1
-                    else f"list_sum(list_filter(d, lambda x, i: i IN ({listed})))"
-                )
-            elif reading.layout == "binary":
-                p = "d1"
-            else:
-                p = _tree([f"d{i}" for i in group])
-            yes = f"k IN ({', '.join(map(str, group))})"
-            rows = f"(SELECT least({p}, 1.0) AS q, {yes} AS yes, {w} AS w FROM {source} {counted})"
-            # log(1 − q) by way of the rounded 1 − q, as in `losses`: u − 1 is exact.
-            no = (
-                "CASE WHEN q = 1.0 THEN NULL WHEN 1.0 - q = 1.0 THEN q "
-                "WHEN q < 0.5 THEN -ln(1.0 - q) * (q / (1.0 - (1.0 - q))) ELSE -ln(1.0 - q) END"
-            )
-            loss = f"CASE WHEN NOT yes THEN {no} WHEN q > 0 THEN -ln(q) END"
-            rows_of = (
-                "TRY_CAST(coalesce(fsum(w) FILTER ({0}), 0) AS BIGINT)"
-                if self.reading.counts
-                else "count_if({0})"
-            )
-            parts.append(
-                f"SELECT {place} AS question, {bin_of_sql('q')} AS bin, {rows_of.format('true')}, "
-                f"fsum(w), fsum({w2.replace('1.0 * 1.0', '1.0')}), fsum(w) FILTER (yes), "
-                "fsum(w * q), fsum(w * (1.0 - q)), "
-                f"fsum(w * ({loss})), fsum(w * CASE WHEN yes THEN (1.0 - q) * (1.0 - q) "
-                "ELSE q * q END), "
-                f"{rows_of.format('yes AND q = 0 OR NOT yes AND q = 1')}, "
-                f"fsum(w) FILTER (yes AND q = 0 OR NOT yes AND q = 1) FROM {rows} GROUP BY bin"
-            )
+            p, rest = self.predictions.any_of(group)
+            asked = [f"least({p}, 1.0) AS q", f"k IN ({', '.join(map(str, group))}) AS yes"]
+            asked += [f"{rest} AS r"] if rest is not None else []
+            asked += ["w"] if self._weighted else []
+            rows = f"(SELECT {', '.join(asked)} FROM {source})"
+            if rest is None:
+                rows = f"(SELECT *, 1.0 - q AS r FROM {rows})"
+            index = bin_of_sql("q", None if rest is None else "r")
+            sums = [f"{place} AS question", f"{index} AS bin", *self._of_a_question().values()]
+            parts.append(f"SELECT {', '.join(sums)} FROM {rows} GROUP BY bin")
         found = self.table.rows(" UNION ALL ".join(parts) + " ORDER BY question, bin")
+        names = ["bins", *self._of_a_question()]
         histograms = []
         for place in range(len(groups)):
             mine = [[float(v or 0.0) for v in row[1:]] for row in found if row[0] == place]
-            columns = np.array(mine, dtype=np.float64).reshape(-1, 11).T
-            named = dict(zip(_OF_A_QUESTION, columns, strict=True))
+            columns = np.array(mine, dtype=np.float64).reshape(-1, len(names)).T
+            named = dict(zip(names, columns, strict=True))
+            if not self._weighted:  # every row weighs 1
+                named |= {"weight": named["rows"], "weight_squared": named["rows"]}
+                named |= {"infinite_weight": named["infinite_rows"]}
             histograms.append(Histogram(**named, softness=np.zeros(columns.shape[1])))
         return histograms
 
-    def worst(self, count: int) -> list[tuple[int, str, str, float, list[float]]]:
-        """Return the rows with the least P(truth): row number, name, label, P(truth), all P."""
+    def _of_a_question(self) -> dict[str, str]:
+        """Return what is summed of a yes or no: columns of a histogram, each with its SQL.
+
+        Of a row it knows the probability ``q`` of a yes, its complement ``r``, and ``yes``.
+        """
+        no = f"WHEN r > 0 THEN {minus_log_sql('r', 'q')}"
+        loss = f"CASE WHEN yes THEN CASE WHEN q > 0 THEN {minus_log_sql('q', 'r')} END {no} END"
+        squared = "CASE WHEN yes THEN r * r ELSE q * q END"
+        lost = "yes AND q = 0 OR NOT yes AND r = 0"
+        if not self._weighted:
+            return {
+                "rows": "count(*)",
+                "hits": "count_if(yes)",
+                "probability": "fsum(q)",
+                "complement": "fsum(r)",
+                "loss": f"fsum({loss})",
+                "squared": f"fsum({squared})",
+                "infinite_rows": f"count_if({lost})",
+            }
+        return {
+            "rows": self._count("true"),
+            "weight": "fsum(w)",
+            "weight_squared": f"fsum({self._squared_weight})",
+            "hits": "fsum(w) FILTER (yes)",
+            "probability": "fsum(w * q)",
+            "complement": "fsum(w * r)",
+            "loss": f"fsum(w * ({loss}))",
+            "squared": f"fsum(w * {squared})",
+            "infinite_rows": self._count(lost),
+            "infinite_weight": f"fsum(w) FILTER ({lost})",
+        }
+
+    def worst(self, count: int, shown: Sequence[int] = ()) -> list[WorstRow]:
+        """Return the rows with the largest loss, with the texts of some columns."""
         counted = "w > 0" if self.reading.weights is not None else "true"
         name = (
             "CAST(rn AS VARCHAR)"
             if self.reading.id is None
             else "coalesce(id, CAST(rn AS VARCHAR))"
         )
+        told = [f"{self.table.text(column)} AS told{i}" for i, column in enumerate(shown)]
+        asked = ["rn", name, "CAST(y AS VARCHAR)", "p", "l", self.predictions.every]
+        asked += [f"told{i}" for i in range(len(shown))]
         rows = self.table.rows(
-            f"SELECT rn, {name}, CAST(y AS VARCHAR), p, {self._all_probabilities()} "
-            f"FROM {self.losses(numbered=True)} WHERE fault = 0 AND {counted} "
-            f"ORDER BY l DESC NULLS FIRST, rn LIMIT {count}"
+            f"SELECT {', '.join(asked)} FROM {self.losses(numbered=True, told=told)} "
+            f"WHERE fault = 0 AND {counted} ORDER BY l DESC NULLS FIRST, rn LIMIT {count}"
         )
-        return [(int(row[0]), str(row[1]), str(row[2]), float(row[3]), row[4]) for row in rows]
-
-    def _all_probabilities(self) -> str:
-        if self.reading.layout == "list":
-            return "d"
-        if self.reading.layout == "binary":
-            return "[1.0 - d1, d1]"
-        return f"[{', '.join(f'd{i}' for i in range(1, self.length + 1))}]"
+        return [
+            WorstRow(
+                int(rn), str(name), str(y), float(p), math.inf if loss is None else float(loss),
+                every, texts,
+            )
+            for rn, name, y, p, loss, every, *texts in rows
+        ]  # fmt: skip
 
     def first_fault(
         self, fault: str
-    ) -> tuple[int, str | None, float | None, int, tuple[object, ...]]:
-        """Return the first row with a fault: number, label, total, length, (weight, *texts)."""
+    ) -> tuple[int, str | None, float | None, int, tuple[str | None, ...]]:
+        """Return the first row with a fault: number, label, total, length, (weight, *texts).
+
+        The texts are the numbers as the table has them: one that is none is lost in a cast.
+        """
         table, reading = self.table, self.reading
-        length = "len(d)" if reading.layout == "list" else str(self.length)
-        found = table.rows(
-            f"SELECT rn, CAST(y AS VARCHAR), total, {length} FROM {self._judged(numbered=True)} "
-            f"WHERE fault = {FAULTS.index(fault)} ORDER BY rn LIMIT 1"
-        )[0]
         weight = "NULL" if reading.weights is None else table.text(reading.weights)
-        columns = ", ".join([weight, *(table.text(c) for c in reading.columns)])
-        # The row as the file has it: a number that is none was lost in the cast.
-        raw = table.rows(
-            f"SELECT {columns} FROM {table.source} LIMIT 1 OFFSET {int(found[0]) - 1}"
-        )[0]
-        return int(found[0]), found[1], found[2], int(found[3] or 0), raw
-
-
-# The columns of a histogram as `Query.questions` asks for them.
-_OF_A_QUESTION = (
-    "bins", "rows", "weight", "weight_squared", "hits", "probability", "complement", "loss",
-    "squared", "infinite_rows", "infinite_weight",
-)  # fmt: skip
-
-
-def _tree(terms: Sequence[str]) -> str:
-    """Return a sum as a balanced tree: few roundings, and no deep expression."""
-    if len(terms) == 1:
-        return terms[0]
-    half = len(terms) // 2
-    return f"({_tree(terms[:half])} + {_tree(terms[half:])})"
+        told = [weight, *(table.text(column) for column in reading.columns)]
+        names = [f"told{i}" for i in range(len(told))]
+        length = self.predictions.entries
+        ((number, label, total, entries, *texts),) = table.rows(
+            f"SELECT rn, CAST(y AS VARCHAR), total, {length}, {', '.join(names)} FROM "
+            + self._judged(
+                numbered=True,
+                told=[f"{sql} AS {name}" for sql, name in zip(told, names, strict=True)],
+            )
+            + f" WHERE fault = {FAULTS.index(fault)} ORDER BY rn LIMIT 1"
+        )
+        return int(number), label, total, int(entries or 0), tuple(texts)

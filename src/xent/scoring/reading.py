@@ -16,8 +16,10 @@ from typing import Any, TypedDict
 from xent.errors import OptionError, TableError
 from xent.scoring.columns import find_column, listed, match_prefix, no_rows_error
 from xent.scoring.duckdb import Table
+from xent.scoring.prediction_sql import Scale
 
 __all__ = [
+    "SAID",
     "Columns",
     "Reading",
     "Spelling",
@@ -35,6 +37,20 @@ _LABELS = frozenset(
 _IDS = ("id", "row_id", "example_id", "sample_id", "uid", "uuid", "key")
 _WEIGHTS = frozenset({"sample_weight", "sample_weights", "weight", "weights"})
 _BINARY = frozenset({"p", "prob", "proba", "probability", "y_prob", "y_proba", "p_hat"})
+# Columns that say by their names that they hold no probabilities, but what leads to them.
+_OTHER_SCALES = {
+    Scale.LOGITS: (
+        re.compile(r"(?:y_|pred_)?logits?[_.\- :]", re.IGNORECASE),
+        frozenset({"logit", "logits"}),
+    ),
+    Scale.LOG: (
+        re.compile(r"(?:y_|pred_)?log_?(?:p|probs?|probas?|probability)[_.\- :]", re.IGNORECASE),
+        frozenset(
+            {"logp", "log_p", "logprob", "log_prob", "logprobs", "log_probs", "log_proba"}
+            | {"log_probability", "log_probabilities"}
+        ),
+    ),
+}
 _PREFIX = re.compile(r"(?:y_|pred_)?(?:p|prob|probs|proba|probability)[_.\- :]", re.IGNORECASE)
 # What two values usually mean, (negative, positive), compared without regard to case.
 _PAIRS = (
@@ -62,6 +78,10 @@ class Columns(TypedDict, total=False):
         With one column: the label value that it is the probability of.
     classes
         The label values in the order of the columns, or of the entries of lists.
+    scale
+        What the numbers are: ``"probability"``, ``"log"`` (natural logarithms of probabilities) or
+        ``"logits"`` (their softmax is the probabilities; of one column, its logistic function).
+        Columns called ``logit_*`` or ``logprob_*`` are that without being told.
     weights
         The column of sampling weights; ``"none"`` for none. A row of weight 0 counts for nothing,
         but must be a valid row all the same.
@@ -75,6 +95,7 @@ class Columns(TypedDict, total=False):
     probabilities: str | None
     positive: str | None
     classes: Sequence[str] | None
+    scale: str | None
     weights: str | None
     counts: str | None
     id: str | None
@@ -88,6 +109,7 @@ class Wishes:
     probabilities: str | None = None
     positive: str | None = None
     classes: Sequence[str] | None = None
+    scale: str | None = None
     weights: str | None = None
     counts: str | None = None
     id: str | None = None
@@ -118,6 +140,11 @@ class Wishes:
                     else "give the column's name."
                 )
                 raise OptionError(f"{name} must be a text: got {value!r}. Hint: {what}")
+        if columns.get("scale") not in {None, *(scale.value for scale in Scale)}:
+            raise OptionError(
+                f"--scale must be {', '.join(scale.value for scale in Scale)}: got "
+                f"{columns['scale']!r}. Hint: it says what the numbers of a prediction are."
+            )
         if None not in {columns.get("weights"), columns.get("counts")}:
             raise OptionError(
                 "--weights and --counts must not be given together: got "
@@ -203,6 +230,8 @@ class Reading:
         Columns, or None.
     counts
         Whether the weights say how many equal rows a row stands for.
+    scale
+        What the numbers in `columns` are.
     spelling
         How a label's text becomes the text of a class.
     words
@@ -218,6 +247,7 @@ class Reading:
     spelling: Spelling
     words: tuple[str, ...]
     counts: bool = False
+    scale: Scale = Scale.PROBABILITY
 
 
 def read_roles(table: Table, wishes: Wishes) -> Reading:
@@ -237,18 +267,20 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
         weights = _named_or_known(table, wishes.weights, "weights", _WEIGHTS, {label})
     id_column = _id_column(table, wishes, label)
     taken = {column for column in (label, weights, id_column) if column is not None}
-    layout, columns, stars = _probability_columns(table, wishes, taken, label)
+    layout, columns, stars, scale = _probability_columns(table, wishes, taken, label)
     classes, spelling, how = _classes(table, wishes, label, layout, columns, stars)
     names = table.names
     shown = listed([names[column] for column in columns])
     said = {
-        "wide": f"probabilities: {shown}{how}",
-        "list": f"probabilities: the lists in column {shown}{how}",
-        "binary": f"probabilities: column {shown}{how}",
+        "wide": f"{SAID[scale]}: {shown}{how}",
+        "list": f"{SAID[scale]}: the lists in column {shown}{how}",
+        "binary": f"{SAID[scale]}: column {shown}{how}",
     }[layout]
+    flags = ["--probabilities", *(["--positive"] if layout == "binary" else [])]
+    flags += [] if scale is Scale.PROBABILITY else ["--scale"]
     words = [
         f"label: column {names[label]!r} (else --label)",
-        f"{said} (else --probabilities{', --positive' if layout == 'binary' else ''})",
+        f"{said} (else {', '.join(flags)})",
         f"each row counts as often as column {names[weights]!r} says (else --counts)"
         if counts is not None and weights is not None
         else "weights: none, each row counts once (else --weights)"
@@ -268,9 +300,15 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
         spelling,
         tuple(words),
         counts=counts is not None,
+        scale=scale,
     )
 
 
+SAID = {  # what numbers are called
+    Scale.PROBABILITY: "probabilities",
+    Scale.LOG: "logarithms of probabilities",
+    Scale.LOGITS: "logits",
+}
 _TRUTHS = {Spelling.LOWER: {"false", "true"}, Spelling.BIT: {"0", "1"}}
 
 
@@ -347,8 +385,8 @@ def is_id_name(name: str) -> bool:
 
 def _probability_columns(
     table: Table, wishes: Wishes, taken: set[int], label: int
-) -> tuple[str, tuple[int, ...], dict[int, str]]:
-    """Return the layout, the columns, and what a single ``*`` stood for in each."""
+) -> tuple[str, tuple[int, ...], dict[int, str], Scale]:
+    """Return the layout, the columns, what a single ``*`` stood for in each, and the scale."""
     free = [i for i in range(len(table.names)) if i not in taken]
     first = table.first_row()
     if first is None:
@@ -358,54 +396,81 @@ def _probability_columns(
         for i in free
         if table.kinds[i] == "list" or (isinstance(first[i], str) and first[i].startswith("["))
     ]
+    wished = None if wishes.scale is None else Scale(wishes.scale)
     if wishes.probabilities is not None:
         columns, stars = _wished_columns(table, wishes.probabilities, free)
-        if len(columns) == 1:
-            return ("list" if columns[0] in lists else "binary"), columns, stars
-        return "wide", columns, stars
+        layout = "wide" if len(columns) > 1 else "list" if columns[0] in lists else "binary"
+        return layout, columns, stars, wished or _scale_by_name(table, columns)
+    # Probabilities are nearer than what leads to them, unless that is asked for.
+    order = [Scale.PROBABILITY, *_OTHER_SCALES]
+    for scale in order if wished is None else sorted(order, key=lambda scale: scale is not wished):
+        found = _found_columns(table, free, lists, scale, label)
+        if len(found) == 1:
+            layout, columns, _ = found[0]
+            prefix = _names_of(scale)[0]
+            stars = {
+                i: table.names[i][match.end() :]
+                for i in columns
+                if (match := prefix.match(table.names[i])) is not None
+            }
+            return layout, columns, stars if len(stars) == len(columns) else {}, wished or scale
+        if found:
+            raise TableError(
+                f"the probabilities in {str(table.path)!r} must be plain: got "
+                f"{listed([what for _, _, what in found])}. "
+                f"Hint: choose with --probabilities '{found[0][2]}'."
+            )
+    raise TableError(
+        f"{str(table.path)!r} must have columns with probabilities: got columns "
+        f"{listed(table.names, 20)}. Hint: say which with --probabilities 'p_*' or a,b,c; columns "
+        "named p_<label> or logit_<label>, a list column or one column 'p' are found by themselves."
+    )
+
+
+def _names_of(scale: Scale) -> tuple[re.Pattern[str], frozenset[str]]:
+    """Return how the columns of a class, and a column alone, are called by those who have them."""
+    return (_PREFIX, _BINARY) if scale is Scale.PROBABILITY else _OTHER_SCALES[scale]
+
+
+def _scale_by_name(table: Table, columns: tuple[int, ...]) -> Scale:
+    """Return what columns are called; probabilities where that says nothing."""
+    for scale, (prefix, known) in _OTHER_SCALES.items():
+        names = [table.names[i].strip() for i in columns]
+        if all(prefix.match(name) or name.lower() in known for name in names):
+            return scale
+    return Scale.PROBABILITY
+
+
+def _found_columns(
+    table: Table, free: list[int], lists: list[int], scale: Scale, label: int
+) -> list[tuple[str, tuple[int, ...], str]]:
+    """Return what may be the predictions: layout, columns, and what to call them."""
+    start, known = _names_of(scale)
     groups: dict[str, list[int]] = {}
     for i in free:
-        prefix = _PREFIX.match(table.names[i])
+        prefix = start.match(table.names[i])
         if prefix and i not in lists and table.names[i][prefix.end() :]:
             groups.setdefault(prefix.group(), []).append(i)
     wide = {prefix: columns for prefix, columns in groups.items() if len(columns) > 1}
     found: list[tuple[str, tuple[int, ...], str]] = [
         ("wide", tuple(columns), f"{prefix}*") for prefix, columns in wide.items()
     ]
-    found += [("list", (i,), table.names[i]) for i in lists]
+    found += [("list", (i,), table.names[i]) for i in lists if _scale_by_name(table, (i,)) is scale]
     if not found:
         grouped = [i for columns in groups.values() for i in columns]
-        known = [i for i in free if table.names[i].strip().lower() in _BINARY]
-        found = [("binary", (i,), table.names[i]) for i in dict.fromkeys(grouped + known)]
-    if not found:
+        named = [i for i in free if table.names[i].strip().lower() in known and i not in lists]
+        found = [("binary", (i,), table.names[i]) for i in dict.fromkeys(grouped + named)]
+    if not found and scale is Scale.PROBABILITY:
         values = table.distinct(label, limit=_MOST_LABELS, within=_SAMPLE_ROWS)
-        named = [i for i in free if table.names[i] in values]
-        if values and len(named) == len(values) and len(named) > 1:
-            found = [("wide", tuple(named), "the label values")]
-    if len(found) == 1:
-        layout, columns, _ = found[0]
-        stars = {
-            i: table.names[i][prefix.end() :]
-            for i in columns
-            if (prefix := _PREFIX.match(table.names[i])) is not None
-        }
-        return layout, columns, stars if len(stars) == len(columns) else {}
-    if found:
-        raise TableError(
-            f"the probabilities in {str(table.path)!r} must be plain: got "
-            f"{listed([what for _, _, what in found])}. "
-            f"Hint: choose with --probabilities '{found[0][2]}'."
-        )
-    raise TableError(
-        f"{str(table.path)!r} must have columns with probabilities: got columns "
-        f"{listed(table.names, 20)}. Hint: say which with --probabilities 'p_*' or a,b,c; columns "
-        "named p_<label>, a list column or one column 'p' are found by themselves."
-    )
+        after = [i for i in free if table.names[i] in values]
+        if values and len(after) == len(values) and len(after) > 1:
+            found = [("wide", tuple(after), "the label values")]
+    return found
 
 
 def is_probability_name(name: str) -> bool:
-    """Return whether a column of this name is taken for the probability of a class."""
-    return _PREFIX.match(name) is not None
+    """Return whether a column of this name is taken for the prediction of a class."""
+    return any(_names_of(scale)[0].match(name) for scale in Scale)
 
 
 def _wished_columns(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,11 +127,16 @@ def _optional(value: Any) -> float | None:
 
 
 def _row_to_dict(row: ScoredRow) -> dict[str, Any]:
-    return {**vars(row), "probabilities": dict(row.probabilities)}
+    return {
+        **vars(row),
+        "loss": row.loss if math.isfinite(row.loss) else None,
+        "probabilities": dict(row.probabilities),
+        "shown": dict(row.shown),
+    }
 
 
 def _row_of(row: Mapping[str, Any]) -> ScoredRow:
-    return ScoredRow(**row)
+    return ScoredRow(**{**row, "loss": math.inf if row["loss"] is None else float(row["loss"])})
 
 
 def merge(*scores: Score) -> Score:

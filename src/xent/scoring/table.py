@@ -15,8 +15,9 @@ from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.clusters import clusters_of
 from xent.scoring.columns import find_column
 from xent.scoring.duckdb import Table
+from xent.scoring.prediction_sql import LARGEST_LOGIT, Scale
 from xent.scoring.query import MOST_COPIES, MOST_GUESSES, MOST_QUESTIONS, Policy, Query, Scan
-from xent.scoring.reading import Columns, Reading, Wishes, read_roles, texts
+from xent.scoring.reading import SAID, Columns, Reading, Wishes, read_roles, texts
 from xent.scoring.sources import Source, named, open_table
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from xent.scoring.table_score import Score, ScoredRow
@@ -49,6 +50,7 @@ def score(
     allow_unseen: bool = False,
     allow_missing: bool = False,
     worst: int = 5,
+    show: Sequence[str] = (),
     **columns: Unpack[Columns],
 ) -> Score:
     """Score a table of predictions, wherever it lies, without loading it.
@@ -89,8 +91,10 @@ def score(
         Leave out rows without a label or a prediction; `Score.left_out` counts them.
     worst
         How many of the worst rows to return.
+    show
+        Columns to return of these rows besides, which may be private.
     **columns
-        Which column is what (`Columns`): `label`, `probabilities`, `positive`, `classes`,
+        Which column is what (`Columns`): `label`, `probabilities`, `positive`, `classes`, `scale`,
         `weights`, `counts`, `id`.
 
     Raises
@@ -118,6 +122,7 @@ def score(
             f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
         )
     sliced = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
+    told = list(dict.fromkeys(texts("show", show, "columns", "['text', 'country']") or []))
     wishes = Wishes.of(columns)
     with open_table(source, table=_text("table", table), query=_text("query", query)) as opened:
         reading = read_roles(opened, wishes)
@@ -143,7 +148,8 @@ def score(
             mean = tally.whole.summary.finite_log_loss
             clusters = clusters_of(by_cluster, cluster, 0.0 if math.isnan(mean) else mean)
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
-        found = asked.worst(min(worst, sys.maxsize)) if worst else []
+        shown = [find_column(opened, name, "show") for name in told]
+        found = asked.worst(min(worst, sys.maxsize), shown) if worst else []
     return Score(
         path=named(source),
         reading=reading.words,
@@ -152,8 +158,16 @@ def score(
         by=tuple(sliced),
         floors=asked.floors,
         worst=tuple(
-            ScoredRow(number, name, truth, p, dict(zip(names, every, strict=True)))
-            for number, name, truth, p, every in found
+            ScoredRow(
+                number=row.number,
+                name=row.name,
+                label=row.label,
+                p_truth=row.p,
+                loss=row.loss,
+                probabilities=dict(zip(names, row.every, strict=True)),
+                shown=dict(zip(told, row.texts, strict=True)),
+            )
+            for row in found
         ),
         allow_unnormalised=allow_unnormalised,
         floor=policy.floor,
@@ -200,6 +214,11 @@ def refuse_faults(query: Query, scan: Scan, *, allow_missing: bool = False) -> d
         else:
             raise _fault_error(query, fault, rows)
     whole, path = scan.tally.whole, str(query.table.path)
+    if scan.already == whole.rows > 2:  # logits may look so by chance, but not in three rows
+        raise TableError(
+            f"logits in {path!r} must not be probabilities already: got numbers in [0, 1] that sum "
+            "to 1 in every row. Hint: leave out --scale; their softmax would be another prediction."
+        )
     if any(map(math.isnan, (whole.summary.first, whole.summary.second_squared, whole.brier))):
         raise TableError(  # the last guard: every row has been judged, so none may get here
             f"the losses of {path!r} must add up to a number: got NaN. "
@@ -344,12 +363,20 @@ def _fault_error(query: Query, fault: str, count: int) -> Exception:
             f"lists in column {names[0]!r} of {path} must have {query.length} entries: got "
             f"{length} in data row {number} ({rows}). Hint: one probability per class in every row."
         )
+    if fault == "value" and reading.scale is not Scale.PROBABILITY:
+        most = "no more than 0, those of probabilities" if reading.scale is Scale.LOG else "numbers"
+        name, value = _first_outside(names, raw, reading.scale)
+        return DistributionError(
+            f"{SAID[reading.scale]} in {path} must be {most}, and no further from 0 than "
+            f"{LARGEST_LOGIT:g} (or −∞): got {value} in column {name!r} of data row {number} "
+            f"({rows}). Hint: --scale says what the numbers are; --probabilities chooses others."
+        )
     if fault == "value":
-        name, value = _first_outside(names, raw)
+        name, value = _first_outside(names, raw, reading.scale)
         return DistributionError(
             f"probabilities in {path} must lie in [0, 1]: got {value} in column {name!r} of data "
-            f"row {number} ({rows}). Hint: scores become probabilities by softmax, "
-            "log-probabilities by exp; --probabilities chooses other columns."
+            f"row {number} ({rows}). Hint: --scale logits, or --scale log, if they "
+            "are such numbers; --probabilities chooses other columns."
         )
     if fault == "unknown":
         known = reading.classes or (f"0 … {query.length - 1}",)
@@ -380,11 +407,15 @@ def _first_unread(names: Sequence[str], raw: Sequence[Any]) -> tuple[str, Any]:
     return names[0], raw[0]
 
 
-def _first_outside(names: Sequence[str], raw: Sequence[Any]) -> tuple[str, Any]:
+def _first_outside(names: Sequence[str], raw: Sequence[Any], scale: Scale) -> tuple[str, Any]:
+    most = {Scale.PROBABILITY: 1.0, Scale.LOG: 0.0, Scale.LOGITS: LARGEST_LOGIT}[scale]
+    least = 0.0 if scale is Scale.PROBABILITY else -LARGEST_LOGIT
     for name, value in zip(names, raw, strict=True):
         for item in str(value).strip("[]").split(","):
             number = _number(item)
-            if number is not None and not 0.0 <= number <= 1.0:
+            if number is None or (number == -math.inf and scale is not Scale.PROBABILITY):
+                continue
+            if not least <= number <= most:
                 return name, item.strip()
     return names[0], raw[0]
 

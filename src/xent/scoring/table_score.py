@@ -70,21 +70,22 @@ class ScoredRow:
     label
         The true label.
     p_truth
-        The probability that the truth got.
+        The probability that the truth got. Of logits it may be too small for a float, and 0.
+    loss
+        What the row cost, nats; +∞ where the truth was called impossible.
     probabilities
         Every label's probability.
+    shown
+        What else was asked to be shown of it: texts by the names of their columns.
     """
 
     number: int
     name: str
     label: str
     p_truth: float
+    loss: float
     probabilities: Mapping[str, float]
-
-    @property
-    def loss(self) -> float:
-        """−log P(truth) in nats; +∞ where that probability is 0."""
-        return -math.log(min(self.p_truth, 1.0)) + 0.0 if self.p_truth > 0.0 else math.inf
+    shown: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -545,6 +546,7 @@ class Score:
                     "p_truth": row.p_truth,
                     "loss_nats": _finite(row.loss),
                     "probabilities": dict(row.probabilities),
+                    "shown": dict(row.shown),
                 }
                 for row in self.worst
             ],
