@@ -19,7 +19,13 @@ from xent.scoring.histogram import Histogram
 from xent.scoring.query import MOST_GUESSES, Query
 from xent.scoring.reading import Wishes, read_roles
 from xent.scoring.sources import open_table
-from xent.scoring.tally import Cell, joined, loss_bin_edges, loss_bin_sql
+from xent.scoring.tally import (
+    Cell,
+    fine_loss_bin_sql,
+    joined,
+    loss_bin_edges,
+    loss_bin_of_fine_sql,
+)
 
 
 def predictions(rows=3000, classes=4, seed=0, *, zeros=True):
@@ -141,7 +147,8 @@ def test_bins_of_the_engine_are_those_of_their_edges():
     with duckdb.connect() as connection:
         asked = ", ".join(f"({loss!r}::DOUBLE)" for loss in losses)
         rows = connection.execute(
-            f"SELECT l, {loss_bin_sql('l')} FROM (VALUES {asked}, (0.0), (NULL)) AS t(l)"
+            f"SELECT l, {loss_bin_of_fine_sql('b')} FROM (SELECT l, {fine_loss_bin_sql('l')} AS b "
+            f"FROM (VALUES {asked}, (0.0), (NULL)) AS t(l))"
         ).fetchall()
     for loss, number in rows:
         least, most = loss_bin_edges(number)

@@ -21,7 +21,16 @@ from xent.errors import DistributionError, OptionError, ShapeError
 from xent.losses import binary_cross_entropy, squared_error
 from xent.scoring.summary import check_weights
 
-__all__ = ["BINS_PER_NAT", "BIN_OF_ONE", "BIN_OF_ZERO", "Histogram", "bin_of", "bin_of_sql"]
+__all__ = [
+    "BINS_PER_NAT",
+    "BIN_OF_ONE",
+    "BIN_OF_ZERO",
+    "NO_LOG",
+    "Histogram",
+    "bin_of",
+    "bin_of_fine_sql",
+    "fine_bin_sql",
+]
 
 BINS_PER_NAT = 16
 _LOWEST, _HIGHEST = (
@@ -49,7 +58,7 @@ def bin_of(p: Any) -> np.ndarray:
 
     See Also
     --------
-    bin_of_sql : the same for an engine.
+    fine_bin_sql, bin_of_fine_sql : the same for an engine.
 
     Examples
     --------
@@ -69,34 +78,40 @@ def bin_of(p: Any) -> np.ndarray:
     return np.where(p == 0, BIN_OF_ZERO, np.where(p == 1, BIN_OF_ONE, index))
 
 
-def bin_of_sql(p: str, rest: str | None = None) -> str:
-    """Return DuckDB's SQL for `bin_of` of an expression: an INTEGER, NULL outside [0, 1].
+NO_LOG = -1e6
+"""In the place of log 0 in an engine: below every logarithm of a float, so its bin is known."""
 
-    It agrees with `bin_of` but for numbers at the very edge of a bin, where the last digit of two
-    logarithms may differ. The expression is repeated, so it should be the name of a column. An
-    ordinary ``ln(0)`` is never computed: some versions of the engine raise at it.
 
-    Parameters
-    ----------
-    p
-        An expression for the probability.
-    rest
-        One for its complement, where that is known to more digits than 1 − p has.
+def fine_bin_sql(log_p: str, log_rest: str) -> str:
+    """Return SQL for the bin of a probability, from its logarithm and that of its complement.
+
+    It is not cut to the range of `bin_of` yet: an engine is faster at cutting the few bins that
+    it found (`bin_of_fine_sql`) than every row's. The logarithm of 0 must be `NO_LOG`.
 
     Examples
     --------
-    >>> print(bin_of_sql("p").split(" ELSE ")[0])
-    CASE WHEN p = 0 THEN -641 WHEN p = 1 THEN 640 WHEN p > 0 AND p < 1 THEN CAST(greatest(-640,
-    least(639, floor(16 * ln(CAST(p AS DOUBLE) / (1 - CAST(p AS DOUBLE)))))) AS INTEGER) END
+    >>> fine_bin_sql("lp", "lr")
+    'CAST(floor(16 * (lp - lr)) AS INTEGER)'
     """
-    double = f"CAST({p} AS DOUBLE)"
-    certain, inside, odds = f"{p} = 1", f"{p} > 0 AND {p} < 1", f"{double} / (1 - {double})"
-    if rest is not None:
-        certain, inside, odds = f"{rest} = 0", f"{p} > 0 AND {rest} > 0", f"{p} / {rest}"
-    index = f"greatest({_LOWEST}, least({_HIGHEST}, floor({BINS_PER_NAT} * ln({odds}))))"
+    return f"CAST(floor({BINS_PER_NAT} * ({log_p} - {log_rest})) AS INTEGER)"
+
+
+def bin_of_fine_sql(index: str) -> str:
+    """Return SQL for the bin of `bin_of`, of a bin that was not cut.
+
+    It agrees with `bin_of` but for numbers at the very edge of a bin, where the last digit of two
+    logarithms may differ.
+
+    Examples
+    --------
+    >>> print(bin_of_fine_sql("b"))
+    CASE WHEN b < -1000000 THEN -641 WHEN b > 1000000 THEN 640 ELSE greatest(-640, least(639, b))
+    END
+    """
     return (
-        f"CASE WHEN {p} = 0 THEN {BIN_OF_ZERO} WHEN {certain} THEN {BIN_OF_ONE} "
-        f"WHEN {inside} THEN CAST({index} AS INTEGER) END"
+        f"CASE WHEN {index} < {NO_LOG:.0f} THEN {BIN_OF_ZERO} "
+        f"WHEN {index} > {-NO_LOG:.0f} THEN {BIN_OF_ONE} "
+        f"ELSE greatest({_LOWEST}, least({_HIGHEST}, {index})) END"
     )
 
 

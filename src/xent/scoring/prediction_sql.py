@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from xent.scoring.histogram import bin_of_sql
+from xent.scoring.histogram import NO_LOG
 
 if TYPE_CHECKING:
     from xent.scoring.duckdb import Table
 
-__all__ = ["LARGEST_LOGIT", "Predictions", "Scale", "predictions_of", "tree_sql"]
+__all__ = ["LARGEST_LOGIT", "Predictions", "Scale", "logs_sql", "predictions_of", "tree_sql"]
 
 LARGEST_LOGIT = 1e40
 """So far from 0 may a logit or a logarithm lie: the square of a loss must be an ordinary float."""
@@ -61,6 +61,17 @@ def minus_log_sql(p: str, rest: str) -> str:
     u = f"(1.0 - {rest})"
     near = f"WHEN {u} = 1.0 THEN {rest} ELSE -ln({u}) * ({rest} / (1.0 - {u}))"
     return f"CASE WHEN {p} < 0.5 THEN -ln({p}) {near} END"
+
+
+def logs_sql(p: str, rest: str) -> tuple[str, str]:
+    """Return the logarithms of a probability in [0, 1] and of its complement, which is 1 − p.
+
+    That rounds; the quotient puts the rounding right, as log1p would (1 − (1 − p) is exact for the
+    rounded 1 − p).
+    """
+    near = f"ln({rest}) * ({p} / (1.0 - {rest}))"
+    log_rest = f"CASE WHEN {rest} = 1.0 THEN -{p} WHEN {rest} > 0 THEN {near} ELSE {NO_LOG!r} END"
+    return f"CASE WHEN {p} > 0 THEN ln({p}) ELSE {NO_LOG!r} END", log_rest
 
 
 class Predictions(ABC):
@@ -164,20 +175,16 @@ class Predictions(ABC):
     @property
     def complement(self) -> str:
         """Return the complement of the largest probability ``t``."""
-        return "(1.0 - t)" if self.plain else "rest"
+        return "1.0 - t" if self.plain else "rest"
 
-    @property
-    def bin_of_top(self) -> str:
-        """Return the bin of the largest probability ``t``."""
-        return bin_of_sql("t") if self.plain else bin_of_sql("t", "rest")
-
-    @property
-    def top_loss(self) -> str:
-        """Return the loss of "is the likeliest right?", given ``t`` and whether it is, ``c``."""
+    def logs(self, p: str, rest: str) -> tuple[str, str]:
+        """Return the logarithms of a probability in [0, 1] and its complement, of good rows."""
         if self.plain:
-            return "CASE WHEN c THEN -ln(t) WHEN t < 1.0 THEN -ln(1.0 - t) END"
-        wrong = f"WHEN rest > 0.0 THEN {minus_log_sql('rest', 't')}"
-        return f"CASE WHEN c THEN {minus_log_sql('t', 'rest')} {wrong} END"
+            return logs_sql(p, rest)
+        return (
+            f"CASE WHEN {p} > 0 THEN -({minus_log_sql(p, rest)}) ELSE {NO_LOG!r} END",
+            f"CASE WHEN {rest} > 0 THEN -({minus_log_sql(rest, p)}) ELSE {NO_LOG!r} END",
+        )
 
     @property
     def loss(self) -> str:

@@ -12,11 +12,17 @@ import numpy as np
 
 from xent.arrays import unit_sum_tolerance
 from xent.scoring.duckdb import Table, quote_text
-from xent.scoring.histogram import BIN_OF_ONE, Histogram, bin_of_sql
-from xent.scoring.prediction_sql import minus_log_sql, predictions_of
+from xent.scoring.histogram import (
+    BIN_OF_ONE,
+    BIN_OF_ZERO,
+    Histogram,
+    bin_of_fine_sql,
+    fine_bin_sql,
+)
+from xent.scoring.prediction_sql import predictions_of
 from xent.scoring.reading import Reading, Spelling
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
-from xent.scoring.tally import Cell, Tally, loss_bin_sql
+from xent.scoring.tally import Cell, Tally, fine_loss_bin_sql, loss_bin_of_fine_sql
 
 __all__ = ["FAULTS", "MOST_GUESSES", "MOST_QUESTIONS", "Policy", "Query", "Scan", "WorstRow"]
 
@@ -205,44 +211,61 @@ class Query:
         tests += self.predictions.good(1.0 + self.strict, loose=self.tolerance > self.strict)
         return f"coalesce({' AND '.join(tests)}, false)"
 
-    def _judged(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
+    def _judged(self, *, numbered: bool, judged: bool = True, told: Sequence[str] = ()) -> str:
+        asked = [f"{self.predictions.truth} AS p", f"{self.predictions.guess} AS guess"]
+        asked += self.predictions.told
+        asked += [f"{self._good()} AS good"] if judged else ["0 AS fault"]
+        rows = f"(SELECT *, {', '.join(asked)} FROM {self._placed(numbered=numbered, told=told)})"
+        if not judged:
+            return rows
         fault = " ".join(f"WHEN {test} THEN {FAULTS.index(name)}" for name, test in self._tests())
-        asked = [f"{self._good()} AS good", f"{self.predictions.truth} AS p"]
-        asked += [f"{self.predictions.guess} AS guess", *self.predictions.told]
-        return (
-            f"(SELECT *, CASE WHEN good THEN 0 {fault} ELSE 0 END AS fault FROM "
-            f"(SELECT *, {', '.join(asked)} FROM {self._placed(numbered=numbered, told=told)}))"
-        )
+        return f"(SELECT *, CASE WHEN good THEN 0 {fault} ELSE 0 END AS fault FROM {rows})"
 
-    def losses(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
+    def losses(self, *, numbered: bool, judged: bool = True, told: Sequence[str] = ()) -> str:
         """Return the rows as a FROM clause.
 
         Their columns: label text or number ``y``, class position ``k`` from 1, ``guess``,
         probability of the truth ``p``, loss ``l`` in nats (NULL: infinite, or a faulty row),
         ``fault`` (0: none), weight ``w`` if there are any, slices ``s0`` …; and with `numbered`
-        the row's number ``rn`` and its ``id``, if the reading has one. `told` is selected from the
-        table besides.
+        the row's number ``rn`` and its ``id``, if the reading has one.
+
+        Parameters
+        ----------
+        numbered
+            Whether to number the rows.
+        judged
+            Whether to look for faults; without it every row must be known to have none.
+        told
+            What to select from the table besides.
         """
         loss = self.predictions.loss
         if self.policy.floor is not None:
             # The lesser of a number and NULL, an infinite loss, is the number.
             loss = f"CASE WHEN p IS NOT NULL THEN least({loss}, -ln({self.policy.floor!r})) END"
-        return (
-            f"(SELECT *, CASE WHEN fault = 0 THEN {loss} END AS l "
-            f"FROM {self._judged(numbered=numbered, told=told)})"
-        )
+        if judged:
+            loss = f"CASE WHEN fault = 0 THEN {loss} END"
+        rows = self._judged(numbered=numbered, judged=judged, told=told)
+        return f"(SELECT *, {loss} AS l FROM {rows})"
 
     def _keyed(self) -> str:
         """Return the rows with what they are grouped by, and what else is summed of them."""
         below = " + ".join(f"CAST(p < {floor!r} AS INTEGER)" for floor in self.floors) or "0"
         squares = f"greatest({self.predictions.squares} - 2.0 * p + 1.0, 0.0)"
-        top = self.predictions
+        log_t, log_rest = self.predictions.logs("t", "ct")
+        if self.policy.floor is None:  # the largest is the truth's, whose logarithm is known
+            log_t = f"CASE WHEN c THEN -l ELSE {log_t} END"
+        # A faulty row may have any numbers, and some engines raise at logarithms.
+        told = [
+            f"CASE WHEN fault = 0 THEN {sql} ELSE 0.0 END AS {name}"
+            for name, sql in (("lt", log_t), ("lct", log_rest), ("b", squares))
+        ]
+        tops = (
+            f"(SELECT *, guess = k AS c, least(high, 1.0) AS t FROM {self.losses(numbered=False)})"
+        )
+        rests = f"(SELECT *, {self.predictions.complement} AS ct FROM {tops})"
         return (
-            f"(SELECT *, {loss_bin_sql('l')} AS lb, {below} AS f, {top.bin_of_top} AS tb, "
-            f"{top.complement} AS ct, CASE WHEN fault = 0 THEN {top.top_loss} END AS tl "
-            "FROM (SELECT *, guess = k AS c, least(high, 1.0) AS t, "
-            f"CASE WHEN fault = 0 THEN {squares} END AS b "
-            f"FROM {self.losses(numbered=False)}))"
+            f"(SELECT *, {fine_loss_bin_sql('l')} AS lb, {below} AS f, "
+            f"{fine_bin_sql('lt', 'lct')} AS tb FROM (SELECT *, {', '.join(told)} FROM {rests}))"
         )
 
     # ---- what is asked ------------------------------------------------------------------------
@@ -284,11 +307,12 @@ class Query:
             sums |= {
                 "brier": f"fsum({w}b)",
                 "right": self._count("guess = k"),
-                "probability": f"fsum({w}t)",
-                "complement": f"fsum({w}ct)",
-                "top_loss": f"fsum({w}tl)",
+                "smaller": f"fsum({w}(CASE WHEN t < 0.5 THEN t ELSE ct END))",
+                "top_loss": f"fsum({w}(CASE WHEN c THEN -lt ELSE -lct END))",
                 "top_squared": f"fsum({w}(CASE WHEN c THEN ct * ct ELSE t * t END))",
             }
+            if not self._weighted:
+                del sums["right"]  # what is correct weighs 1
         return {"rows": "count(*)", **sums}
 
     def _count(self, condition: str) -> str:
@@ -311,56 +335,44 @@ class Query:
         if centres is not None and any(centres):
             cases = " ".join(f"WHEN {k} THEN {c!r}" for k, c in enumerate(centres, 1) if c)
             about = f"(l - CASE k {cases} ELSE 0.0 END)"
-        keys = {"k": ["k"]}
-        if explain:
-            keys |= {"loss": ["lb", "f"], "guess": ["k", "guess"], "top": ["tb"]}
-        keys |= {f"s{i}": [f"s{i}"] for i in range(len(self.slices))}
-        columns = list(dict.fromkeys(column for by in keys.values() for column in by))
         sums = self._sums(about, explain=explain)
-        asked = [f"{column}, grouping({column}) AS g_{column}" for column in columns]
-        asked += [f"{sql} AS n_{name}" for name, sql in sums.items()]
-        sets = ", ".join(f"(fault, {', '.join(by)})" for by in keys.values())
-        source = self._keyed() if explain else self.losses(numbered=False)
-        sql = f"SELECT fault, {', '.join(asked)} FROM {source} GROUP BY GROUPING SETS ({sets})"
-        many = [f"s{i}" for i in range(len(self.slices))]
-        many += ["guess"] if explain and self.length**2 > MOST_GUESSES else []
-        if many:
-            few = " AND ".join(f"g_{column} = 1" for column in many)
-            groups_of = ", ".join(f"g_{column}" for column in many)
-            place = f"row_number() OVER (PARTITION BY {groups_of} ORDER BY n_first DESC NULLS LAST)"
-            sql = f"SELECT * FROM ({sql}) QUALIFY ({few}) OR {place} <= {MOST_GUESSES + 1}"
-        names = ["fault", *(n for c in columns for n in (c, f"g_{c}")), *(f"n_{n}" for n in sums)]
-        found = [dict(zip(names, row, strict=True)) for row in self.table.rows(sql)]
+        groups: dict[str, dict[Any, dict[str, Any]]] = {}
         faults: dict[str, int] = {}
-        groups: dict[str, dict[Any, dict[str, Any]]] = {name: {} for name in keys}
-        for row in found:
-            by = {column for column in columns if not row[f"g_{column}"]}
-            name = next(name for name, own in keys.items() if set(own) == by)
+        whole = "guess" if explain and self.length**2 <= MOST_GUESSES else "k"
+        for row in self._groups(sums, explain=explain):
             if row["fault"]:
-                if name == "k":
+                if row["part"] == whole:
                     fault = FAULTS[row["fault"]]
                     faults[fault] = faults.get(fault, 0) + int(row["n_rows"])
                 continue
-            key = tuple(row[column] for column in keys[name])
-            groups[name][key if len(key) > 1 else key[0]] = row
+            groups.setdefault(row["part"], {})[row["a"], row["b"], row["s"]] = row
+
+        def cells(part: str) -> dict[Any, dict[str, Any]]:
+            return groups.get(part, {})
 
         def counted(name: str) -> int:
-            return sum(int(row.get(f"n_{name}") or 0) for row in groups["k"].values())
+            return sum(int(row.get(f"n_{name}") or 0) for row in cells(whole).values())
 
+        # Sums about one centre add up; a merge of summaries would move the centre, and hide from
+        # who looks at the sums how many digits of the variance they have lost.
+        by_class: dict[int, list[dict[str, Any]]] = {}
+        for (k, _, _), row in cells(whole).items():
+            by_class.setdefault(k, []).append(row)
         classes = {
-            k: self._cell(row, 0.0 if centres is None else centres[k - 1])
-            for k, row in sorted(groups["k"].items())
+            k: self._cell(
+                {f"n_{n}": math.fsum(row[f"n_{n}"] or 0 for row in rows) for n in sums},
+                0.0 if centres is None else centres[k - 1],
+            )
+            for k, rows in sorted(by_class.items())
         }
+        guesses = {(k, guess): self._cell(row) for (k, guess, _), row in cells("guess").items()}
         tally = Tally(
             classes=classes,
-            guesses={
-                key: self._cell(row)
-                for key, row in list(groups.get("guess", {}).items())[:MOST_GUESSES]
-            },
-            losses={key: self._cell(row) for key, row in groups.get("loss", {}).items()},
-            top=self._top(groups["top"]) if explain else None,
+            guesses=dict(list(guesses.items())[:MOST_GUESSES]),
+            losses={(b, f): self._cell(row) for (b, f, _), row in cells("loss").items()},
+            top=self._top({b: row for (b, _, _), row in cells("top").items()}) if explain else None,
             slices=tuple(
-                {key: self._cell(row) for key, row in groups[f"s{i}"].items()}
+                {value: self._cell(row) for (_, _, value), row in cells(f"s{i}").items()}
                 for i in range(len(self.slices))
             ),
             loose=counted("loose"),
@@ -369,6 +381,49 @@ class Query:
         )
         told = {fault: faults[fault] for fault in FAULTS if fault in faults}
         return Scan(tally, told, counted("already"))
+
+    def _groups(self, sums: Mapping[str, str], *, explain: bool) -> list[dict[str, Any]]:
+        """Return the sums of the rows, grouped in every way that is asked for.
+
+        Each group says of which ``part`` it is, its ``fault``, and its keys: two numbers ``a`` and
+        ``b``, or the text ``s``. The engine groups the rows by as few sets of keys as will do, and
+        then the groups: the sums of many sets would take longer than all the rest.
+        """
+        texts = [f"s{i}" for i in range(len(self.slices))]
+        sets = [[column] for column in texts]
+        few = explain and self.length**2 <= MOST_GUESSES
+        sets += [["k", "guess"], ["lb", "f", "tb"]] if explain else []
+        sets += [] if few else [["k"]]
+        columns = list(dict.fromkeys(column for keys in sets for column in keys))
+        asked = [f"{c}, grouping({c}) AS g_{c}" for c in columns]
+        asked += [f"{sql} AS n_{name}" for name, sql in sums.items()]
+        keys = ", ".join(f"(fault, {', '.join(names)})" for names in sets)
+        source = self._keyed() if explain else self.losses(numbered=False)
+        grouped = f"SELECT fault, {', '.join(asked)} FROM {source} GROUP BY GROUPING SETS ({keys})"
+        as_they_are = ", ".join(f"n_{name}" for name in sums)
+        # A count is a whole number, and its sum too.
+        added = ", ".join(
+            f"{'fsum' if sql.startswith('fsum') else 'sum'}(n_{name})" for name, sql in sums.items()
+        )
+        costliest = f"ORDER BY n_first DESC NULLS LAST LIMIT {MOST_GUESSES + 1}"
+        parts = []
+        if explain:
+            pairs = f"SELECT 'guess' AS part, fault, k AS a, guess AS b, NULL AS s, {as_they_are} "
+            parts += [f"({pairs} FROM g WHERE g_guess = 0{'' if few else f' {costliest}'})"]
+            loss_bin, top_bin = loss_bin_of_fine_sql("lb"), bin_of_fine_sql("tb")
+            bins = "FROM g WHERE g_lb = 0 AND fault = 0 GROUP BY ALL"
+            parts += [f"SELECT 'loss', fault, {loss_bin}, f, NULL, {added} {bins}"]
+            parts += [f"SELECT 'top', fault, {top_bin}, NULL, NULL, {added} {bins}"]
+        if not few:
+            alone = "g_k = 0 AND g_guess = 1" if explain else "g_k = 0"
+            classes = f"SELECT 'k' AS part, fault, k AS a, NULL AS b, NULL AS s, {as_they_are}"
+            parts += [f"{classes} FROM g WHERE {alone}"]
+        for s in texts:
+            values = f"SELECT '{s}', fault, NULL, NULL, {s}, {as_they_are} FROM g WHERE g_{s} = 0"
+            parts += [f"({values} {costliest})"]
+        sql = f"WITH g AS MATERIALIZED ({grouped}) {' UNION ALL '.join(parts)}"
+        names = ["part", "fault", "a", "b", "s", *(f"n_{name}" for name in sums)]
+        return [dict(zip(names, row, strict=True)) for row in self.table.rows(sql)]
 
     def _cell(self, row: Mapping[str, Any], centre: float = 0.0) -> Cell:
         def of(name: str) -> float:
@@ -408,23 +463,20 @@ class Query:
 
         weight = np.array([cell.summary.weight for cell in cells])
         correct = np.array([cell.correct for cell in cells])
-        # A certainty that was wrong: its loss is infinite, whatever the truth's probability.
-        certain = np.array([b == BIN_OF_ONE for b in bins])
         rows = np.array([cell.summary.n for cell in cells], dtype=np.int64)
-        right = column("right").astype(np.int64)
-        return Histogram(
+        right = column("right") if self._weighted else correct
+        return _histogram(
             bins=np.array(bins, dtype=np.int64),
             rows=rows,
             weight=weight,
             weight_squared=np.array([cell.summary.weight_squared for cell in cells]),
             hits=correct,
-            softness=np.zeros(len(bins)),
-            probability=column("probability"),
-            complement=column("complement"),
+            smaller=column("smaller"),
             loss=column("top_loss"),
             squared=column("top_squared"),
-            infinite_rows=np.where(certain, rows - right, 0),
-            infinite_weight=np.where(certain, weight - correct, 0.0),
+            # A certainty that was wrong: its loss is infinite, whatever the truth's probability.
+            lost_rows=rows - right.astype(np.int64),
+            lost_weight=weight - correct,
         )
 
     def questions(self, groups: Sequence[Sequence[int]], *, judged: bool) -> list[Histogram]:
@@ -442,66 +494,89 @@ class Query:
         rows_from = self.losses(numbered=False) if judged else self._placed(numbered=False)
         kept = [*(["fault = 0"] if judged else []), *(["w > 0"] if self._weighted else [])]
         source = f"{rows_from} WHERE {' AND '.join(kept)}" if kept else rows_from
+        sums = self._of_a_question()
         parts = []
         for place, group in enumerate(groups):
             p, rest = self.predictions.any_of(group)
-            asked = [f"least({p}, 1.0) AS q", f"k IN ({', '.join(map(str, group))}) AS yes"]
+            asked = [f"{p} AS q", f"k IN ({', '.join(map(str, group))}) AS yes"]
             asked += [f"{rest} AS r"] if rest is not None else []
             asked += ["w"] if self._weighted else []
             rows = f"(SELECT {', '.join(asked)} FROM {source})"
+            rows = f"(SELECT * REPLACE (CASE WHEN q < 1.0 THEN q ELSE 1.0 END AS q) FROM {rows})"
             if rest is None:
                 rows = f"(SELECT *, 1.0 - q AS r FROM {rows})"
-            index = bin_of_sql("q", None if rest is None else "r")
-            sums = [f"{place} AS question", f"{index} AS bin", *self._of_a_question().values()]
-            parts.append(f"SELECT {', '.join(sums)} FROM {rows} GROUP BY bin")
-        found = self.table.rows(" UNION ALL ".join(parts) + " ORDER BY question, bin")
-        names = ["bins", *self._of_a_question()]
+            log_q, log_r = self.predictions.logs("q", "r")
+            rows = f"(SELECT *, {log_q} AS lq, {log_r} AS lr FROM {rows})"
+            index = fine_bin_sql("lq", "lr")
+            each = ", ".join(f"{sql} AS {name}" for name, sql in sums.items())
+            parts.append(
+                f"SELECT {place} AS question, {index} AS bin, {each} FROM {rows} GROUP BY bin"
+            )
+        added = ", ".join(f"fsum({name})" for name in sums)
+        found = self.table.rows(
+            f"SELECT question, {bin_of_fine_sql('bin')} AS b, {added} "
+            f"FROM ({' UNION ALL '.join(parts)}) GROUP BY question, b ORDER BY question, b"
+        )
         histograms = []
         for place in range(len(groups)):
             mine = [[float(v or 0.0) for v in row[1:]] for row in found if row[0] == place]
-            columns = np.array(mine, dtype=np.float64).reshape(-1, len(names)).T
-            named = dict(zip(names, columns, strict=True))
+            columns = np.array(mine, dtype=np.float64).reshape(-1, 1 + len(sums)).T
+            named = dict(zip(["bins", *sums], columns, strict=True))
             if not self._weighted:  # every row weighs 1
-                named |= {"weight": named["rows"], "weight_squared": named["rows"]}
-                named |= {"infinite_weight": named["infinite_rows"]}
-            histograms.append(Histogram(**named, softness=np.zeros(columns.shape[1])))
+                rows_of, hits = named["rows"], named["hits"]
+                lost = np.where(named["bins"] == BIN_OF_ZERO, hits, rows_of - hits)
+                named |= {"weight": rows_of, "weight_squared": rows_of}
+                named |= {"lost_rows": lost, "lost_weight": lost}
+            histograms.append(_histogram(**named))
         return histograms
 
     def _of_a_question(self) -> dict[str, str]:
-        """Return what is summed of a yes or no: columns of a histogram, each with its SQL.
+        """Return what is summed of a yes or no: arguments of `_histogram`, each with its SQL.
 
-        Of a row it knows the probability ``q`` of a yes, its complement ``r``, and ``yes``.
+        Of a row it knows the probability ``q`` of a yes, its complement ``r``, their logarithms
+        ``lq`` and ``lr``, and ``yes``.
         """
-        no = f"WHEN r > 0 THEN {minus_log_sql('r', 'q')}"
-        loss = f"CASE WHEN yes THEN CASE WHEN q > 0 THEN {minus_log_sql('q', 'r')} END {no} END"
-        squared = "CASE WHEN yes THEN r * r ELSE q * q END"
-        lost = "yes AND q = 0 OR NOT yes AND r = 0"
-        if not self._weighted:
-            return {
-                "rows": "count(*)",
-                "hits": "count_if(yes)",
-                "probability": "fsum(q)",
-                "complement": "fsum(r)",
-                "loss": f"fsum({loss})",
-                "squared": f"fsum({squared})",
-                "infinite_rows": f"count_if({lost})",
-            }
-        return {
-            "rows": self._count("true"),
-            "weight": "fsum(w)",
-            "weight_squared": f"fsum({self._squared_weight})",
-            "hits": "fsum(w) FILTER (yes)",
-            "probability": "fsum(w * q)",
-            "complement": "fsum(w * r)",
-            "loss": f"fsum(w * ({loss}))",
-            "squared": f"fsum(w * {squared})",
-            "infinite_rows": self._count(lost),
-            "infinite_weight": f"fsum(w) FILTER ({lost})",
+        w = "w * " if self._weighted else ""
+        sums = {
+            "rows": "count(*)",
+            "hits": "count_if(yes)",
+            "smaller": f"fsum({w}(CASE WHEN q < 0.5 THEN q ELSE r END))",
+            "loss": f"fsum({w}(CASE WHEN yes THEN -lq ELSE -lr END))",
+            "squared": f"fsum({w}(CASE WHEN yes THEN r * r ELSE q * q END))",
         }
+        if self._weighted:
+            lost = "yes AND q = 0 OR NOT yes AND r = 0"
+            sums |= {
+                "rows": self._count("true"),
+                "hits": "fsum(w) FILTER (yes)",
+                "weight": "fsum(w)",
+                "weight_squared": f"fsum({self._squared_weight})",
+                "lost_rows": self._count(lost),
+                "lost_weight": f"fsum(w) FILTER ({lost})",
+            }
+        return sums
 
-    def worst(self, count: int, shown: Sequence[int] = ()) -> list[WorstRow]:
-        """Return the rows with the largest loss, with the texts of some columns."""
-        counted = "w > 0" if self.reading.weights is not None else "true"
+    def worst(
+        self, count: int, shown: Sequence[int] = (), *, least: float = 0.0, judged: bool = True
+    ) -> list[WorstRow]:
+        """Return the rows with the largest loss.
+
+        Parameters
+        ----------
+        count
+            How many.
+        shown
+            Columns whose texts to return besides.
+        least
+            A loss that so many rows are known to reach: the others need not be numbered and sorted.
+        judged
+            As of `losses`.
+        """
+        kept = [*(["fault = 0"] if judged else []), *(["w > 0"] if self._weighted else [])]
+        if least > 0.0:
+            # The last digit of a logarithm may be another one in the second scan.
+            reached = f" OR l >= {least * (1.0 - 1e-12)!r}" if math.isfinite(least) else ""
+            kept += [f"(l IS NULL{reached})"]
         name = (
             "CAST(rn AS VARCHAR)"
             if self.reading.id is None
@@ -511,8 +586,9 @@ class Query:
         asked = ["rn", name, "CAST(y AS VARCHAR)", "p", "l", self.predictions.every]
         asked += [f"told{i}" for i in range(len(shown))]
         rows = self.table.rows(
-            f"SELECT {', '.join(asked)} FROM {self.losses(numbered=True, told=told)} "
-            f"WHERE fault = 0 AND {counted} ORDER BY l DESC NULLS FIRST, rn LIMIT {count}"
+            f"SELECT {', '.join(asked)} "
+            f"FROM {self.losses(numbered=True, judged=judged, told=told)} "
+            f"WHERE {' AND '.join(kept) or 'true'} ORDER BY l DESC NULLS FIRST, rn LIMIT {count}"
         )
         return [
             WorstRow(
@@ -543,3 +619,40 @@ class Query:
             + f" WHERE fault = {FAULTS.index(fault)} ORDER BY rn LIMIT 1"
         )
         return int(number), label, total, int(entries or 0), tuple(texts)
+
+
+def _histogram(
+    *,
+    bins: np.ndarray,
+    rows: np.ndarray,
+    weight: np.ndarray,
+    weight_squared: np.ndarray,
+    hits: np.ndarray,
+    smaller: np.ndarray,
+    loss: np.ndarray,
+    squared: np.ndarray,
+    lost_rows: np.ndarray,
+    lost_weight: np.ndarray,
+) -> Histogram:
+    """Return the histogram of what an engine summed.
+
+    That is the smaller of a probability and its complement only (the other is what the weight
+    leaves), and in the bins of exactly 0 and 1 sums of `NO_LOG`: there a row costs nothing, or it
+    is lost.
+    """
+    certain = (bins == BIN_OF_ZERO) | (bins == BIN_OF_ONE)
+    larger = weight - smaller
+    return Histogram(
+        bins=bins,
+        rows=rows,
+        weight=weight,
+        weight_squared=weight_squared,
+        hits=hits,
+        softness=np.zeros(len(bins)),
+        probability=np.where(bins < 0, smaller, larger),
+        complement=np.where(bins < 0, larger, smaller),
+        loss=np.where(certain, 0.0, loss),
+        squared=squared,
+        infinite_rows=np.where(certain, lost_rows, 0),
+        infinite_weight=np.where(certain, lost_weight, 0.0),
+    )

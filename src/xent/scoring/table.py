@@ -149,7 +149,10 @@ def score(
             clusters = clusters_of(by_cluster, cluster, 0.0 if math.isnan(mean) else mean)
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
         shown = [find_column(opened, name, "show") for name in told]
-        found = asked.worst(min(worst, sys.maxsize), shown) if worst else []
+        most = min(worst, sys.maxsize)
+        least = tally.least_of_worst(most)
+        judged = bool(left_out)
+        found = asked.worst(most, shown, least=least, judged=judged) if worst else []
     return Score(
         path=named(source),
         reading=reading.words,

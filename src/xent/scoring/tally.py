@@ -19,29 +19,44 @@ __all__ = [
     "LOSS_BINS_PER_OCTAVE",
     "Cell",
     "Tally",
+    "fine_loss_bin_sql",
     "joined",
     "loss_bin_edges",
-    "loss_bin_sql",
+    "loss_bin_of_fine_sql",
 ]
 
 LOSS_BINS_PER_OCTAVE = 8
 _ZERO, _LOWEST, _HIGHEST, _INFINITE = -401, -400, 80, 81
+_FINE_ZERO = -1_000_000
 Key = TypeVar("Key")
 
 
-def loss_bin_sql(loss: str) -> str:
+def fine_loss_bin_sql(loss: str) -> str:
     """Return SQL for the bin of a loss: 8 to every doubling, exact 0 and ∞ (NULL) apart.
+
+    Not cut to the range of the bins yet, which an engine is faster at doing to the few that it
+    found (`loss_bin_of_fine_sql`).
 
     Examples
     --------
-    >>> print(loss_bin_sql("l"))
-    CASE WHEN l IS NULL THEN 81 WHEN l = 0 THEN -401 ELSE CAST(greatest(-400, least(80,
-    floor(8 * log2(l)))) AS INTEGER) END
+    >>> print(fine_loss_bin_sql("l"))
+    CASE WHEN l > 0 THEN CAST(floor(8 * log2(l)) AS INTEGER) WHEN l = 0 THEN -1000000 END
     """
-    inside = f"greatest({_LOWEST}, least({_HIGHEST}, floor({LOSS_BINS_PER_OCTAVE} * log2({loss}))))"
+    index = f"CAST(floor({LOSS_BINS_PER_OCTAVE} * log2({loss})) AS INTEGER)"
+    return f"CASE WHEN {loss} > 0 THEN {index} WHEN {loss} = 0 THEN {_FINE_ZERO} END"
+
+
+def loss_bin_of_fine_sql(index: str) -> str:
+    """Return SQL for the bin of a loss, of one that was not cut.
+
+    Examples
+    --------
+    >>> print(loss_bin_of_fine_sql("b"))
+    CASE WHEN b IS NULL THEN 81 WHEN b = -1000000 THEN -401 ELSE greatest(-400, least(80, b)) END
+    """
     return (
-        f"CASE WHEN {loss} IS NULL THEN {_INFINITE} WHEN {loss} = 0 THEN {_ZERO} "
-        f"ELSE CAST({inside} AS INTEGER) END"
+        f"CASE WHEN {index} IS NULL THEN {_INFINITE} WHEN {index} = {_FINE_ZERO} THEN {_ZERO} "
+        f"ELSE greatest({_LOWEST}, least({_HIGHEST}, {index})) END"
     )
 
 
@@ -292,6 +307,24 @@ class Tally:
             if left <= 0.0:
                 break
         return rows
+
+    def least_of_worst(self, count: int) -> float:
+        """Return a loss, nats, that at least so many of the rows reach, but not many more.
+
+        Examples
+        --------
+        >>> losses = {(0, 0): Cell(9, LossSummary.from_rows([1.0] * 9))}
+        >>> losses |= {(24, 0): Cell(1, LossSummary.from_rows([9.0]))}
+        >>> tally = Tally({}, losses=losses)
+        >>> tally.least_of_worst(1), tally.least_of_worst(2)
+        (8.0, 1.0)
+        """
+        rows = 0
+        for (number, _), cell in sorted(self.losses.items(), reverse=True):
+            rows += cell.summary.n
+            if rows >= count:
+                return loss_bin_edges(number)[0]
+        return 0.0
 
     def heaviest(self, share: float) -> tuple[float | None, float | None]:
         """Return what part of the loss, and of its variance, the worst rows make up.
