@@ -300,3 +300,14 @@ def test_the_commands_statuses(tmp_path, capsys):
         [sys.executable, "-m", "xent", *words, "--fail-worse"], capture_output=True, check=False
     )
     assert done.returncode == 1
+
+
+def test_a_query_about_each_table():
+    random = np.random.default_rng(4)
+    table = {"id": np.arange(40), "label": random.integers(0, 2, 40), "part": np.arange(40) % 2}
+    one, other = (table | {"p": random.random(40)} for _ in range(2))
+    some = compare(one, other, key="id", query="SELECT * FROM predictions WHERE part = 1")
+    half = [{k: v[1::2] for k, v in t.items()} for t in (one, other)]
+    expected = compare(*half, key="id")
+    assert some.rows == 20
+    assert some.models[1].total.mean == pytest.approx(expected.models[1].total.mean)

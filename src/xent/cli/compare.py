@@ -27,6 +27,12 @@ def add_to(app: Typer) -> None:
         key: str = typer.Option(
             ..., metavar="COLUMN", help="What tells which rows are the same, in each table."
         ),
+        table: str | None = typer.Option(
+            None, metavar="NAME", help="The table of each DuckDB file."
+        ),
+        query: str | None = typer.Option(
+            None, metavar="SQL", help="What to compare of each file, the table 'predictions'."
+        ),
         label: str | None = typer.Option(None, metavar="COLUMN", help="The true label."),
         probabilities: str | None = typer.Option(
             None, metavar="PATTERN", help="The probabilities: 'p_*', or names with commas between."
@@ -36,6 +42,12 @@ def add_to(app: Typer) -> None:
         ),
         classes: str | None = typer.Option(
             None, metavar="A,B,C", help="The label values in the order of the probabilities."
+        ),
+        labels: Path | None = typer.Option(
+            None, metavar="FILE", help="The labels of all, where they lie in a table of their own."
+        ),
+        long: str | None = typer.Option(
+            None, metavar="COLUMN", help="The class, where each prediction has a row for each."
         ),
         scale: str | None = typer.Option(
             None, metavar="SCALE", help="probability, log or logits, as of `xent score`."
@@ -71,10 +83,14 @@ def add_to(app: Typer) -> None:
         """Which of FILES predicts better: paired differences of the log loss, by row."""
         options = {
             "key": key,
+            "table": table,
+            "query": query,
             "label": label,
             "probabilities": probabilities,
             "positive": positive,
             "classes": None if classes is None else classes.split(","),
+            "labels": labels,
+            "long": long,
             "scale": scale,
             "weights": weights,
             "by": by,
@@ -93,7 +109,8 @@ def _compare(
     from xent.scoring import compare
     from xent.scoring.gates import gates_worse
 
-    check_json(target, *files)
+    labels = options["labels"]
+    check_json(target, *files, *([] if labels is None else [labels]))
     result = compare(*files, **options)
     gates = [] if tolerance is None else gates_worse(result, tolerance)
     if target != "-":

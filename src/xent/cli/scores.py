@@ -48,6 +48,23 @@ def add_to(app: Typer) -> None:
         classes: str | None = typer.Option(
             None, metavar="A,B,C", help="The label values in the order of the probabilities."
         ),
+        labels: Path | None = typer.Option(
+            None, metavar="FILE", help="The labels, where they lie in a table of their own."
+        ),
+        key: str | None = typer.Option(
+            None, metavar="COLUMN", help="With --labels: what pairs a label with its prediction."
+        ),
+        long: str | None = typer.Option(
+            None,
+            metavar="COLUMN",
+            help="The class, where each prediction has a row for every class; --id tells which "
+            "rows are one prediction.",
+        ),
+        multi_label: str | None = typer.Option(
+            None,
+            metavar="PATTERN",
+            help="Several truths in a row, each a yes or no with a probability of its own: 'y_*'.",
+        ),
         scale: str | None = typer.Option(
             None,
             metavar="SCALE",
@@ -123,6 +140,10 @@ def add_to(app: Typer) -> None:
             "probabilities": probabilities,
             "positive": positive,
             "classes": None if classes is None else classes.split(","),
+            "labels": labels,
+            "key": key,
+            "long": long,
+            "multi_label": multi_label,
             "scale": scale,
             "weights": weights,
             "counts": counts,
@@ -192,7 +213,7 @@ def _score(
     from xent.scoring.gates import gate_above, gate_worse_than, parse_limit, read_baseline
 
     above, baseline, tolerance = limits
-    places.check(*files)
+    places.check(*files, *([] if options["labels"] is None else [options["labels"]]))
     # What is wrong with a limit is said before the work is done.
     limit = None if above is None else parse_limit(above)
     before = None if baseline is None else read_baseline(baseline)

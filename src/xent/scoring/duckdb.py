@@ -24,6 +24,7 @@ __all__ = [
     "quote_text",
     "reading_errors",
     "require_unicode",
+    "sql_kind",
 ]
 
 
@@ -47,6 +48,21 @@ def quote_text(text: str) -> str:
     'it''s'
     """
     return "'" + text.replace("'", "''") + "'"
+
+
+def sql_kind(sql_type: str) -> str:
+    """Return the kind of a column, as `Table` has it, from its SQL type."""
+    name = sql_type.upper()
+    if name.endswith("]"):
+        return "list"
+    if name.startswith(("VARCHAR", "ENUM")):
+        return "text"
+    if name in {"FLOAT", "DOUBLE"}:
+        return "float"
+    if name == "BOOLEAN":
+        return "boolean"
+    whole = name.endswith(("INT", "INTEGER"))
+    return "number" if whole or name.startswith("DECIMAL") else "other"
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,33 @@ class Table:
     number_of_row: str
     _identifiers: tuple[str, ...]
     _connection: Any
+
+    def derived(self, names: Sequence[str], source: str) -> Table:
+        """Return a table made of this one and others.
+
+        Parameters
+        ----------
+        names
+            Its columns.
+        source
+            A FROM clause with these as ``c0``, ``c1`` …, and ``rn``, the number of the data row
+            that a row comes from.
+        """
+        with reading_errors(self.path):
+            described = self._connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+        identifiers = tuple(f"c{i}" for i in range(len(names)))
+        types = {row[0]: str(row[1]) for row in described}
+        return Table(
+            path=self.path,
+            names=tuple(names),
+            kinds=tuple(sql_kind(types[c]) for c in identifiers),
+            types=tuple(types[c] for c in identifiers),
+            source=source,
+            numbered=source,
+            number_of_row="rn",
+            _identifiers=identifiers,
+            _connection=self._connection,
+        )
 
     def raw(self, column: int) -> str:
         """Return SQL for a column as the file has it."""

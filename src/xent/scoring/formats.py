@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from xent.errors import TableError
-from xent.scoring.duckdb import Table, quote_name, quote_text, reading_errors, require_unicode
+from xent.scoring.duckdb import (
+    Table,
+    quote_name,
+    quote_text,
+    reading_errors,
+    require_unicode,
+    sql_kind,
+)
 
-__all__ = ["open_csv", "open_json", "open_parquet", "refuse_twins", "sql_kind"]
+__all__ = ["open_csv", "open_json", "open_parquet", "refuse_twins"]
 
 _DELIMITERS = ",;\t|"
 _HEADER_LIMIT = 1 << 20
@@ -164,21 +171,6 @@ def refuse_twins(path: Path, names: Sequence[str]) -> None:
             f"columns of {str(path)!r} must have different names: got {twice[0]!r} twice. "
             "Hint: rename one of them."
         )
-
-
-def sql_kind(sql_type: str) -> str:
-    """Return the kind of a column, as `Table` has it, from its SQL type."""
-    name = sql_type.upper()
-    if name.endswith("]"):
-        return "list"
-    if name.startswith(("VARCHAR", "ENUM")):
-        return "text"
-    if name in {"FLOAT", "DOUBLE"}:
-        return "float"
-    if name == "BOOLEAN":
-        return "boolean"
-    whole = name.endswith(("INT", "INTEGER"))
-    return "number" if whole or name.startswith("DECIMAL") else "other"
 
 
 # ---- CSV ----------------------------------------------------------------------------------------

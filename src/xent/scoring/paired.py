@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple, Unpack
 
@@ -19,8 +18,9 @@ from xent.scoring.comparison import (
     bootstrap_interval,
     difference_of,
 )
-from xent.scoring.duckdb import Table, quote_text
+from xent.scoring.duckdb import Table
 from xent.scoring.intervals import Interval, check_level
+from xent.scoring.layouts import LaidOut, laid_out
 from xent.scoring.query import Policy, Query
 from xent.scoring.reading import Columns, Wishes, read_roles, texts
 from xent.scoring.sources import Source, open_tables
@@ -33,17 +33,19 @@ MOST_FETCHED = 100_000
 """Of more rows or clusters there is no bootstrap: nothing of their size leaves the engine."""
 MOST_GROUPS = 10_000
 _SHOWN = 5
-_MEMORY = "2GiB"
 
 
 def compare(
     *sources: Source,
     key: str,
+    table: str | None = None,
+    query: str | None = None,
     by: Sequence[str] = (),
     cluster: str | None = None,
     level: float = 0.95,
     floor: float | None = None,
     allow_unnormalised: float | None = None,
+    labels: Source | None = None,
     **columns: Unpack[Columns],
 ) -> Comparison:
     r"""Compare the predictions of two or more models for the same rows.
@@ -63,6 +65,8 @@ def compare(
         Tables, as `xent.scoring.score` takes them, with the same rows in any order.
     key
         The column that tells which rows are the same, in each table; no value twice.
+    table, query
+        As of `xent.scoring.score`, of each source.
     by
         Columns of the first table whose values slice the differences.
     cluster
@@ -71,8 +75,10 @@ def compare(
         Of the intervals.
     floor, allow_unnormalised
         As of `xent.scoring.score`, for every table.
+    labels
+        Another source, with the labels of all of them by the same key.
     **columns
-        Which column is what (`Columns`), the same for every table.
+        Which column is what (`Columns`), the same for every table; all but `multi_label`.
 
     Returns
     -------
@@ -111,13 +117,27 @@ def compare(
     policy = row_policy(allow_unnormalised, floor)
     named = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
     wishes = Wishes.of({**columns, "id": key})
-    with tempfile.TemporaryDirectory() as spill, open_tables(sources) as tables:
-        first = tables[0]
-        first.run(f"SET temp_directory = {quote_text(spill)}")
-        first.run(f"SET memory_limit = '{_MEMORY}'")
+    if wishes.multi_label is not None:
+        raise OptionError(
+            f"multi_label must not be given to a comparison: got {wishes.multi_label!r}. "
+            "Hint: compare one label at a time, by --label and --probabilities."
+        )
+    with open_tables(sources, table=table, query=query, besides=labels) as opened:
+        tables, others = opened[: len(sources)], opened[len(sources) :]
         grouping = [*named, *([] if cluster is None else [cluster])]
         models = [
-            _prepared(table, place, wishes, policy, grouping if not place else [])
+            _prepared(
+                laid_out(
+                    table,
+                    wishes,
+                    labels=others[0] if others else None,
+                    key=key if others else None,
+                    carried=grouping if not place else [],
+                ),
+                place,
+                policy,
+                grouping if not place else [],
+            )
             for place, table in enumerate(tables)
         ]
         for model in models[1:]:
@@ -162,10 +182,9 @@ class _Model(NamedTuple):
         return f"model_{self.place}"
 
 
-def _prepared(
-    table: Table, place: int, wishes: Wishes, policy: Policy, grouping: Sequence[str]
-) -> _Model:
+def _prepared(laid: LaidOut, place: int, policy: Policy, grouping: Sequence[str]) -> _Model:
     """Judge a table as a score does, and keep its rows in the engine."""
+    table, wishes = laid.table, laid.wishes
     reading = read_roles(table, wishes)
     slices = [grouping_column(table, reading, name, "by or --cluster") for name in grouping]
     query = Query(table, reading, length=class_count(table, reading), policy=policy, slices=slices)
@@ -178,7 +197,7 @@ def _prepared(
         table,
         place,
         weighted,
-        reading.words,
+        (*laid.words, *reading.words),
         scan.tally.whole.summary,
         scan.tally.whole.accuracy or 0.0,
     )

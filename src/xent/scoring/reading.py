@@ -24,10 +24,15 @@ __all__ = [
     "Reading",
     "Spelling",
     "Wishes",
+    "found_columns",
     "is_id_name",
     "is_probability_name",
+    "known_weights",
+    "label_column",
     "read_roles",
+    "scale_by_name",
     "texts",
+    "wished_columns",
 ]
 
 _LABELS = frozenset(
@@ -82,6 +87,12 @@ class Columns(TypedDict, total=False):
         What the numbers are: ``"probability"``, ``"log"`` (natural logarithms of probabilities) or
         ``"logits"`` (their softmax is the probabilities; of one column, its logistic function).
         Columns called ``logit_*`` or ``logprob_*`` are that without being told.
+    long
+        The column of the class, in a table with a row for each class of each prediction: the rows
+        of one value of `id` are one prediction.
+    multi_label
+        The columns of several truths, each a yes or no: ``"y_*"``, or names with commas between.
+        Each is a question of its own, with the probability of the same name.
     weights
         The column of sampling weights; ``"none"`` for none. A row of weight 0 counts for nothing,
         but must be a valid row all the same.
@@ -96,6 +107,8 @@ class Columns(TypedDict, total=False):
     positive: str | None
     classes: Sequence[str] | None
     scale: str | None
+    long: str | None
+    multi_label: str | None
     weights: str | None
     counts: str | None
     id: str | None
@@ -110,6 +123,8 @@ class Wishes:
     positive: str | None = None
     classes: Sequence[str] | None = None
     scale: str | None = None
+    long: str | None = None
+    multi_label: str | None = None
     weights: str | None = None
     counts: str | None = None
     id: str | None = None
@@ -260,11 +275,11 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
     OptionError
         If the wishes contradict each other.
     """
-    label = _label_column(table, wishes)
+    label = label_column(table, wishes)
     counts = None if wishes.counts is None else find_column(table, wishes.counts, "counts")
     weights = counts
     if weights is None:
-        weights = _named_or_known(table, wishes.weights, "weights", _WEIGHTS, {label})
+        weights = known_weights(table, wishes, {label})
     id_column = _id_column(table, wishes, label)
     taken = {column for column in (label, weights, id_column) if column is not None}
     layout, columns, stars, scale = _probability_columns(table, wishes, taken, label)
@@ -315,7 +330,14 @@ _TRUTHS = {Spelling.LOWER: {"false", "true"}, Spelling.BIT: {"0", "1"}}
 # ---- one column for one role ------------------------------------------------------------------
 
 
-def _label_column(table: Table, wishes: Wishes) -> int:
+def label_column(table: Table, wishes: Wishes) -> int:
+    """Return the column of the truth.
+
+    Raises
+    ------
+    TableError
+        If there is none, or more than one.
+    """
     if wishes.label is not None:
         return find_column(table, wishes.label, "label")
     found = [i for i, name in enumerate(table.names) if name.strip().lower() in _LABELS]
@@ -350,6 +372,11 @@ def _named_or_known(
             f"Hint: choose one with --{flag} COLUMN, or --{flag} none."
         )
     return found[0] if found else None
+
+
+def known_weights(table: Table, wishes: Wishes, taken: set[int]) -> int | None:
+    """Return the column of sampling weights, if there is one."""
+    return _named_or_known(table, wishes.weights, "weights", _WEIGHTS, taken)
 
 
 def _id_column(table: Table, wishes: Wishes, label: int) -> int | None:
@@ -398,13 +425,13 @@ def _probability_columns(
     ]
     wished = None if wishes.scale is None else Scale(wishes.scale)
     if wishes.probabilities is not None:
-        columns, stars = _wished_columns(table, wishes.probabilities, free)
+        columns, stars = wished_columns(table, wishes.probabilities, free)
         layout = "wide" if len(columns) > 1 else "list" if columns[0] in lists else "binary"
-        return layout, columns, stars, wished or _scale_by_name(table, columns)
+        return layout, columns, stars, wished or scale_by_name(table, columns)
     # Probabilities are nearer than what leads to them, unless that is asked for.
     order = [Scale.PROBABILITY, *_OTHER_SCALES]
     for scale in order if wished is None else sorted(order, key=lambda scale: scale is not wished):
-        found = _found_columns(table, free, lists, scale, label)
+        found = found_columns(table, free, lists, scale, label)
         if len(found) == 1:
             layout, columns, _ = found[0]
             prefix = _names_of(scale)[0]
@@ -432,8 +459,8 @@ def _names_of(scale: Scale) -> tuple[re.Pattern[str], frozenset[str]]:
     return (_PREFIX, _BINARY) if scale is Scale.PROBABILITY else _OTHER_SCALES[scale]
 
 
-def _scale_by_name(table: Table, columns: tuple[int, ...]) -> Scale:
-    """Return what columns are called; probabilities where that says nothing."""
+def scale_by_name(table: Table, columns: Sequence[int]) -> Scale:
+    """Return the scale that columns are called by; probabilities where that says nothing."""
     for scale, (prefix, known) in _OTHER_SCALES.items():
         names = [table.names[i].strip() for i in columns]
         if all(prefix.match(name) or name.lower() in known for name in names):
@@ -441,10 +468,13 @@ def _scale_by_name(table: Table, columns: tuple[int, ...]) -> Scale:
     return Scale.PROBABILITY
 
 
-def _found_columns(
-    table: Table, free: list[int], lists: list[int], scale: Scale, label: int
+def found_columns(
+    table: Table, free: list[int], lists: list[int], scale: Scale, label: int | None
 ) -> list[tuple[str, tuple[int, ...], str]]:
-    """Return what may be the predictions: layout, columns, and what to call them."""
+    """Return what may be the predictions: layout, columns, and what to call them.
+
+    Columns that are called as the values of `label` are found too, if that is a column.
+    """
     start, known = _names_of(scale)
     groups: dict[str, list[int]] = {}
     for i in free:
@@ -455,12 +485,12 @@ def _found_columns(
     found: list[tuple[str, tuple[int, ...], str]] = [
         ("wide", tuple(columns), f"{prefix}*") for prefix, columns in wide.items()
     ]
-    found += [("list", (i,), table.names[i]) for i in lists if _scale_by_name(table, (i,)) is scale]
+    found += [("list", (i,), table.names[i]) for i in lists if scale_by_name(table, (i,)) is scale]
     if not found:
         grouped = [i for columns in groups.values() for i in columns]
         named = [i for i in free if table.names[i].strip().lower() in known and i not in lists]
         found = [("binary", (i,), table.names[i]) for i in dict.fromkeys(grouped + named)]
-    if not found and scale is Scale.PROBABILITY:
+    if not found and label is not None and scale is Scale.PROBABILITY:
         values = table.distinct(label, limit=_MOST_LABELS, within=_SAMPLE_ROWS)
         after = [i for i in free if table.names[i] in values]
         if values and len(after) == len(values) and len(after) > 1:
@@ -473,10 +503,16 @@ def is_probability_name(name: str) -> bool:
     return any(_names_of(scale)[0].match(name) for scale in Scale)
 
 
-def _wished_columns(
-    table: Table, wish: str, free: list[int]
+def wished_columns(
+    table: Table, wish: str, free: Sequence[int], flag: str = "probabilities"
 ) -> tuple[tuple[int, ...], dict[int, str]]:
-    """Return the columns that a comma-separated list of names and patterns stands for."""
+    """Return the columns that a comma-separated list of names and patterns stands for.
+
+    Raises
+    ------
+    TableError
+        If a name or pattern stands for none.
+    """
     columns: list[int] = []
     stars: dict[int, str] = {}
     for pattern in [wish] if wish in table.names else wish.split(","):
@@ -486,7 +522,7 @@ def _wished_columns(
             hits = [i for i in free if fnmatchcase(table.names[i], pattern)]
         if not hits:
             raise TableError(
-                f"--probabilities must name columns of {str(table.path)!r}: got {pattern!r}, but "
+                f"--{flag} must name columns of {str(table.path)!r}: got {pattern!r}, but "
                 f"the columns are {listed(table.names, 20)}. Hint: 'p_*' means every column whose "
                 "name starts with p_; quote it, or the shell expands it."
             )

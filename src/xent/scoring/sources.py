@@ -6,6 +6,7 @@ Each becomes a `xent.scoring.duckdb.Table`; `xent.scoring.formats` knows the kin
 from __future__ import annotations
 
 import glob
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,16 +25,19 @@ from xent.scoring.duckdb import (
     quote_text,
     reading_errors,
     require_unicode,
+    sql_kind,
 )
-from xent.scoring.formats import open_csv, open_json, open_parquet, refuse_twins, sql_kind
+from xent.scoring.formats import open_csv, open_json, open_parquet, refuse_twins
 
-__all__ = ["Source", "named", "open_table", "open_tables"]
+__all__ = ["MOST_MEMORY", "Source", "named", "open_table", "open_tables"]
 
 _SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "csv",
     ".jsonl": "json", ".ndjson": "json", ".json": "json",
 }  # fmt: skip
 _MOST_FILES = 100_000
+MOST_MEMORY = "2GiB"
+"""Of the engine; what does not fit into it goes to the disk."""
 
 Source = Any
 """A path, a pattern or a list of paths; or a frame of pandas, polars or Arrow, or a mapping."""
@@ -88,9 +92,16 @@ def open_table(
 
 @contextmanager
 def open_tables(
-    sources: Sequence[Source], *, table: str | None = None, query: str | None = None
+    sources: Sequence[Source],
+    *,
+    table: str | None = None,
+    query: str | None = None,
+    besides: Source | None = None,
 ) -> Iterator[tuple[Table, ...]]:
     """Open tables that one query can read together.
+
+    `table` and `query` are about each of the sources, and not about the one `besides`, which comes
+    last.
 
     Raises
     ------
@@ -106,17 +117,23 @@ def open_tables(
     connection = duckdb.connect(
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
     )
+    spill = tempfile.TemporaryDirectory(prefix="xent-", ignore_cleanup_errors=True)
     try:
         disable_rules(connection)
+        # Scans need little; joins and groups of many rows go to the disk beyond this.
+        connection.execute(f"SET temp_directory = {quote_text(spill.name)}")
+        connection.execute(f"SET memory_limit = '{MOST_MEMORY}'")
         # The engine's own bar would go to standard output, amid what other programs read.
         connection.execute("SET enable_progress_bar = true")
         connection.execute("SET enable_progress_bar_print = false")
-        yield tuple(
-            _opened(source, _Place(connection, place, table, query))
-            for place, source in enumerate(sources)
-        )
+        places = [_Place(connection, number, table, query) for number in range(len(sources))]
+        asked = list(zip(sources, places, strict=True))
+        if besides is not None:
+            asked += [(besides, _Place(connection, len(sources), None, None))]
+        yield tuple(_opened(source, place) for source, place in asked)
     finally:
         connection.close()
+        spill.cleanup()
 
 
 @dataclass(frozen=True)

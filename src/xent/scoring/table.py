@@ -15,10 +15,11 @@ from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.clusters import clusters_of
 from xent.scoring.columns import find_column
 from xent.scoring.duckdb import Table
+from xent.scoring.layouts import laid_out
 from xent.scoring.prediction_sql import LARGEST_LOGIT, Scale
 from xent.scoring.query import MOST_COPIES, MOST_GUESSES, MOST_QUESTIONS, Policy, Query, Scan
 from xent.scoring.reading import SAID, Columns, Reading, Wishes, read_roles, texts
-from xent.scoring.sources import Source, named, open_table
+from xent.scoring.sources import Source, named, open_tables
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT
 from xent.scoring.table_score import Score, ScoredRow
 from xent.scoring.tally import Tally
@@ -51,6 +52,8 @@ def score(
     allow_missing: bool = False,
     worst: int = 5,
     show: Sequence[str] = (),
+    labels: Source | None = None,
+    key: str | None = None,
     **columns: Unpack[Columns],
 ) -> Score:
     """Score a table of predictions, wherever it lies, without loading it.
@@ -93,9 +96,12 @@ def score(
         How many of the worst rows to return.
     show
         Columns to return of these rows besides, which may be private.
+    labels, key
+        Another source, with the label, and the column that tells which of its rows is which
+        prediction's.
     **columns
         Which column is what (`Columns`): `label`, `probabilities`, `positive`, `classes`, `scale`,
-        `weights`, `counts`, `id`.
+        `long`, `multi_label`, `weights`, `counts`, `id`.
 
     Raises
     ------
@@ -124,8 +130,24 @@ def score(
     sliced = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
     told = list(dict.fromkeys(texts("show", show, "columns", "['text', 'country']") or []))
     wishes = Wishes.of(columns)
-    with open_table(source, table=_text("table", table), query=_text("query", query)) as opened:
-        reading = read_roles(opened, wishes)
+    grouped = _text("cluster", cluster)
+    opening = open_tables(
+        [source], table=_text("table", table), query=_text("query", query), besides=labels
+    )
+    with opening as (given, *others):
+        laid = laid_out(
+            given,
+            wishes,
+            labels=others[0] if others else None,
+            key=_text("key", key),
+            carried=[*sliced, *told, *([] if grouped is None else [grouped])],
+            allow_missing=allow_missing,
+        )
+        opened = laid.table
+        sliced = list(dict.fromkeys([*laid.by, *sliced]))
+        told = list(dict.fromkeys([*laid.by, *told]))
+        cluster = grouped or laid.cluster
+        reading = read_roles(opened, laid.wishes)
         length = class_count(opened, reading)
         slices = [grouping_column(opened, reading, name) for name in sliced]
         asked = Query(opened, reading, length=length, policy=policy, floors=FLOORS, slices=slices)
@@ -142,9 +164,9 @@ def score(
         if length == 2 or class_wise:
             tally = _with_questions(asked, tally, judged=bool(left_out))
         clusters = None
-        if _text("cluster", cluster) is not None and cluster is not None:
-            grouped = grouping_column(opened, reading, cluster, "cluster")
-            by_cluster = Query(opened, reading, length=length, policy=policy, slices=[grouped])
+        if cluster is not None:
+            place = grouping_column(opened, reading, cluster, "cluster")
+            by_cluster = Query(opened, reading, length=length, policy=policy, slices=[place])
             mean = tally.whole.summary.finite_log_loss
             clusters = clusters_of(by_cluster, cluster, 0.0 if math.isnan(mean) else mean)
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
@@ -155,7 +177,7 @@ def score(
         found = asked.worst(most, shown, least=least, judged=judged) if worst else []
     return Score(
         path=named(source),
-        reading=reading.words,
+        reading=(*laid.words, *reading.words),
         names=names,
         tally=tally,
         by=tuple(sliced),
@@ -174,7 +196,7 @@ def score(
         ),
         allow_unnormalised=allow_unnormalised,
         floor=policy.floor,
-        left_out=left_out,
+        left_out=left_out | ({"unpredicted": laid.unpredicted} if laid.unpredicted else {}),
         cluster=cluster,
         clusters=clusters,
     )
