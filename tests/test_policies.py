@@ -214,8 +214,8 @@ def test_the_flags(tmp_path, capsys):
 
 
 def test_unknown_keywords_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="'labels'"):
-        score(csv(tmp_path, ODD), labels="x")
+    with pytest.raises(TypeError, match="'truths'"):
+        score(csv(tmp_path, ODD), truths="x")
 
 
 def test_a_file_is_scanned_by_the_engine(tmp_path):

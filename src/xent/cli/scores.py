@@ -65,6 +65,11 @@ def add_to(app: Typer) -> None:
             metavar="PATTERN",
             help="Several truths in a row, each a yes or no with a probability of its own: 'y_*'.",
         ),
+        soft_labels: str | None = typer.Option(
+            None,
+            metavar="PATTERN",
+            help="Probabilities that the truth is each class, in the place of a label: 'y_*'.",
+        ),
         scale: str | None = typer.Option(
             None,
             metavar="SCALE",
@@ -144,6 +149,7 @@ def add_to(app: Typer) -> None:
             "key": key,
             "long": long,
             "multi_label": multi_label,
+            "soft_labels": soft_labels,
             "scale": scale,
             "weights": weights,
             "counts": counts,

@@ -14,7 +14,15 @@ from xent.report.score_plots import (
     loss_histogram,
     reliability_diagram,
 )
-from xent.report.wording import count, number, percent, plain, probability, tenths
+from xent.report.wording import (
+    count,
+    number,
+    percent,
+    plain,
+    probability,
+    tenths,
+    truth_head,
+)
 from xent.units import from_nats
 
 if TYPE_CHECKING:
@@ -157,6 +165,8 @@ def _headline(score: Score) -> dict[str, Any]:
     ]
     if score.skill is not None:
         figures.insert(1, ("skill", percent(score.skill), "of the base rate's loss saved"))
+    if score.label_entropy is not None:
+        figures.append(("labels' own", number(score.label_entropy), "nats, which none removes"))
     if score.standard_error is not None:
         figures.append(("standard error", number(score.standard_error), "nats"))
     if score.infinite_rows:
@@ -294,7 +304,7 @@ def _class_table(score: Score) -> _Table:
         ]
         for c in some[:_MOST_LABELS]
     ]
-    heads = ["true label", "rows", "nats a row", "bits", "of the loss", "accuracy"]
+    heads = [truth_head(score), "rows", "nats a row", "bits", "of the loss", "accuracy"]
     left = _left_out(len(some) - len(rows), "labels")
     return _Table("The log loss by true label, the costliest first", heads, rows, left)
 

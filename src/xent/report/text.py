@@ -16,6 +16,7 @@ from xent.report.wording import (
     probability,
     tenths,
     text_console,
+    truth_head,
     without_trailing_spaces,
 )
 from xent.units import from_nats
@@ -179,6 +180,9 @@ def _headline(score: Score) -> Any:
         number(score.base_rate_loss),
         "nats: the loss of always predicting these rows' own label frequencies",
     )
+    if score.label_entropy is not None:
+        said = "nats: the entropy of the soft labels, which no prediction removes"
+        lines.add_row("their own", number(score.label_entropy), said)
     if score.skill is not None:
         better = (
             "of the base rate's loss removed" if score.skill >= 0 else "worse than the base rate"
@@ -198,7 +202,7 @@ def _class_table(score: Score, *, wide: bool) -> Any:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("true label", overflow="fold")
+    table.add_column(truth_head(score), overflow="fold")
     loss, share = ("log loss (nats)", "share of the loss") if wide else ("nats", "share")
     for head in ("rows", loss, "bits", share, "accuracy"):
         table.add_column(head, justify="right", no_wrap=True)

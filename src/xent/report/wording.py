@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import math
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xent.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from xent.scoring import Score
 
 __all__ = [
     "count",
@@ -18,6 +21,7 @@ __all__ = [
     "probability",
     "tenths",
     "text_console",
+    "truth_head",
     "without_trailing_spaces",
 ]
 
@@ -121,3 +125,8 @@ def plain(text: str) -> str:
 def count(many: int, noun: str) -> str:
     """Return how many there are of something."""
     return f"{many:,} {noun}{'' if many == 1 else 's'}"
+
+
+def truth_head(score: Score) -> str:
+    """Return what the classes of a score are called: those of soft labels are not the truth."""
+    return "true label" if score.label_entropy is None else "likeliest label"

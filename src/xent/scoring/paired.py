@@ -78,7 +78,8 @@ def compare(
     labels
         Another source, with the labels of all of them by the same key.
     **columns
-        Which column is what (`Columns`), the same for every table; all but `multi_label`.
+        Which column is what (`Columns`), the same for every table; all but `multi_label`
+        and `soft_labels`.
 
     Returns
     -------
@@ -117,11 +118,12 @@ def compare(
     policy = row_policy(allow_unnormalised, floor)
     named = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
     wishes = Wishes.of({**columns, "id": key})
-    if wishes.multi_label is not None:
-        raise OptionError(
-            f"multi_label must not be given to a comparison: got {wishes.multi_label!r}. "
-            "Hint: compare one label at a time, by --label and --probabilities."
-        )
+    for name in ("multi_label", "soft_labels"):
+        if getattr(wishes, name) is not None:
+            raise OptionError(
+                f"{name} must not be given to a comparison: got {getattr(wishes, name)!r}. "
+                "Hint: compare one label at a time, by label and probabilities."
+            )
     with open_tables(sources, table=table, query=query, besides=labels) as opened:
         tables, others = opened[: len(sources)], opened[len(sources) :]
         grouping = [*named, *([] if cluster is None else [cluster])]

@@ -139,6 +139,21 @@ class Predictions(ABC):
     def every(self) -> str:
         """Return all probabilities as a list."""
 
+    @property
+    @abstractmethod
+    def _given_list(self) -> str:
+        """Return the numbers of all classes as a list."""
+
+    @property
+    def costs(self) -> str:
+        """Return what each class costs where it is the truth, as a list: nats, or ∞."""
+        cost = {
+            Scale.PROBABILITY: "CASE WHEN v > 0 THEN -ln(least(v, 1.0))",
+            Scale.LOG: f"CASE WHEN v > {_LEAST} THEN -least(v, 0.0)",
+            Scale.LOGITS: f"CASE WHEN v > {_LEAST} THEN (top - v) + {log1p_sql('others')}",
+        }[self.scale]
+        return f"list_transform({self._given_list}, lambda v: {cost} ELSE -{_LEAST} END)"
+
     @abstractmethod
     def any_of(self, group: Sequence[int]) -> tuple[str, str | None]:
         """Return the probability of some classes together, and its complement if it has one.
@@ -280,6 +295,10 @@ class _Wide(Predictions):
     def every(self) -> str:
         return f"[{', '.join(self._names())}]"
 
+    @property
+    def _given_list(self) -> str:
+        return f"[{', '.join(self._names('d' if self.plain else 'z'))}]"
+
     def any_of(self, group: Sequence[int]) -> tuple[str, str | None]:
         p = tree_sql([f"d{i}" for i in group])
         if self.plain:
@@ -369,6 +388,10 @@ class _Lists(Predictions):
     def every(self) -> str:
         return "d"
 
+    @property
+    def _given_list(self) -> str:
+        return self._given
+
     def any_of(self, group: Sequence[int]) -> tuple[str, str | None]:
         listed = ", ".join(map(str, group))
         p = f"d[{group[0]}]"
@@ -448,24 +471,34 @@ class _Single(Predictions):
     def every(self) -> str:
         return "[d0, d1]"
 
+    @property
+    def _given_list(self) -> str:
+        return self.every
+
+    @property
+    def costs(self) -> str:
+        return f"[coalesce({self._cost(1)}, -{_LEAST}), coalesce({self._cost(2)}, -{_LEAST})]"
+
     def any_of(self, group: Sequence[int]) -> tuple[str, str | None]:
         return ("d1", "d0") if tuple(group) == (2,) else ("d0", "d1")
 
     @property
     def loss(self) -> str:
+        return f"CASE k WHEN 1 THEN {self._cost(1)} WHEN 2 THEN {self._cost(2)} END"
+
+    def _cost(self, k: int) -> str:
+        """Return what it costs that the truth is a class; NULL if that was impossible."""
+        own, other = ("d0", "d1") if k == 1 else ("d1", "d0")
         if self.scale is Scale.LOGITS:
+            z = "z1" if k == 1 else "-z1"
             small = log1p_sql("others")
-            no = f"WHEN k = 1 AND z1 < -{_LEAST} THEN greatest(z1, 0.0) + {small}"
-            return f"CASE {no} WHEN k = 2 AND z1 > {_LEAST} THEN greatest(-z1, 0.0) + {small} END"
-        if self.scale is Scale.LOG:
-            no = f"WHEN k = 1 AND d0 > 0 THEN {minus_log_sql('d0', 'd1')}"
-            return f"CASE {no} WHEN k = 2 AND z1 > {_LEAST} THEN -least(z1, 0.0) END"
-        # 1 − d1 rounds; the quotient puts the rounding right, as log1p would (u − 1 is exact).
-        rounded = "(CASE WHEN d1 < 1.0 THEN 1.0 - d1 ELSE 1.0 END)"
-        return (
-            f"CASE WHEN k = 1 AND d1 < 0.5 THEN CASE WHEN 1.0 - d1 = 1.0 THEN d1 "
-            f"ELSE -ln({rounded}) * (d1 / (1.0 - {rounded})) END ELSE {super().loss} END"
-        )
+            return f"CASE WHEN {z} < -{_LEAST} THEN greatest({z}, 0.0) + {small} END"
+        if self.scale is Scale.LOG and k == 2:
+            return f"CASE WHEN z1 > {_LEAST} THEN -least(z1, 0.0) END"
+        if k == 2:
+            return "CASE WHEN d1 > 0 THEN -ln(least(d1, 1.0)) END"
+        # 1 − d1 rounds, and where it is near 1 the quotient puts that right.
+        return f"CASE WHEN {own} > 0 THEN {minus_log_sql(own, other)} END"
 
     def outside(self, limit: float) -> str:
         if self.scale is Scale.LOGITS:

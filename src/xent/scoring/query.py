@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent.arrays import unit_sum_tolerance
-from xent.scoring.duckdb import Table, quote_text
+from xent.scoring.duckdb import Table
 from xent.scoring.histogram import (
     BIN_OF_ONE,
     BIN_OF_ZERO,
@@ -20,14 +19,15 @@ from xent.scoring.histogram import (
     fine_bin_sql,
 )
 from xent.scoring.prediction_sql import predictions_of
-from xent.scoring.reading import Reading, Spelling
+from xent.scoring.reading import Reading
 from xent.scoring.summary import LARGEST_WEIGHT, SMALLEST_WEIGHT, LossSummary
 from xent.scoring.tally import Cell, Tally, fine_loss_bin_sql, loss_bin_of_fine_sql
+from xent.scoring.truth_sql import BinaryNames, truth_of
 
 __all__ = ["FAULTS", "MOST_GUESSES", "MOST_QUESTIONS", "Policy", "Query", "Scan", "WorstRow"]
 
 # What can be wrong with a row, most basic first; the number is the fault's code in the query.
-FAULTS = ("", "label", "weight", "missing", "length", "value", "unknown", "sum")
+FAULTS = ("", "label", "target", "weight", "missing", "length", "value", "unknown", "sum")
 MOST_QUESTIONS = 32
 """Classes whose calibration is looked at one by one; the rarest beyond are pooled."""
 MOST_GUESSES = 10_000
@@ -35,7 +35,6 @@ MOST_GUESSES = 10_000
 may a column of slices have."""
 MOST_COPIES = 10**9
 """How many rows one row may stand for: with up to 9 million such rows the count is exact."""
-_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,14 @@ class Query:
         self.predictions = predictions_of(
             reading.layout, table, reading.columns, length, reading.scale
         )
+        self.truth = truth_of(
+            table,
+            reading,
+            self.predictions,
+            floor=policy.floor,
+            unseen=policy.unseen,
+            strict=self.strict,
+        )
 
     @property
     def _weighted(self) -> bool:
@@ -133,65 +140,29 @@ class Query:
     def _raw(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
         table, reading = self.table, self.reading
         parts = [f"{table.number_of_row} AS rn"] if numbered else []
-        parts += [f"{self._label()} AS y"]
         if reading.weights is not None:
             parts += [f"{table.number(reading.weights)} AS w"]
         if numbered and reading.id is not None:
             parts += [f"{table.text(reading.id)} AS id"]
         parts += [f"{table.label(column)} AS s{i}" for i, column in enumerate(self.slices)]
         source = table.numbered if numbered else table.source
-        return f"(SELECT {', '.join([*parts, *self.predictions.raw, *told])} FROM {source})"
-
-    def _label(self) -> str:
-        reading = self.reading
-        if self._by_number():
-            return self.table.raw(reading.label)
-        return reading.spelling.sql(self.table.label(reading.label))
-
-    def _by_number(self) -> bool:
-        """Return whether labels and classes are integers, which need not become texts."""
-        reading = self.reading
-        return (
-            self.table.is_integer(reading.label)
-            and reading.spelling is Spelling.AS_IS
-            and all(map(_WHOLE.fullmatch, reading.classes))
-        )
+        parts += [*self.truth.raw, *self.predictions.raw, *told]
+        return f"(SELECT {', '.join(parts)} FROM {source})"
 
     def _placed(self, *, numbered: bool, told: Sequence[str] = ()) -> str:
-        join = ""
-        classes = self.reading.classes
-        if self._by_number():
-            numbers = [int(c) for c in classes] or list(range(self.length))
-            first, last = numbers[0], numbers[-1]
-            if numbers == list(range(first, first + len(numbers))):
-                place = f"CAST(y AS BIGINT) - {first} + 1"
-                k = f"CASE WHEN y BETWEEN {first} AND {last} THEN {place} END"
-            else:
-                k = f"CASE y {' '.join(f'WHEN {c} THEN {i}' for i, c in enumerate(numbers, 1))} END"
-        elif classes:
-            names = ", ".join(f"({quote_text(c)}, {i})" for i, c in enumerate(classes, 1))
-            k = "names.k"
-            join = f" LEFT JOIN (VALUES {names}) AS names(name, k) ON y = names.name"
-        else:
-            # By way of DOUBLE: a cast of 0.6 to an integer would round it to class 1.
-            index = "TRY_CAST(y AS DOUBLE)"
-            inside = f"{index} BETWEEN 0 AND {self.length - 1} AND {index} = floor({index})"
-            k = f"CASE WHEN {inside} THEN TRY_CAST({index} AS BIGINT) + 1 END"
-        if self.policy.unseen:
-            k = f"CASE WHEN y IS NOT NULL THEN coalesce({k}, {self.length + 1}) END"
-        rows = self.predictions.placed(self._raw(numbered=numbered, told=told))
-        return f"(SELECT r.*, {k} AS k FROM {rows} AS r{join})"
+        return self.truth.placed(self.predictions.placed(self._raw(numbered=numbered, told=told)))
 
     def _tests(self) -> list[tuple[str, str]]:
         """Return what makes a row bad: faults, each with its condition, most basic first."""
-        tests = [("label", "y IS NULL")]
+        tests = dict(self.truth.faults)
         if self._weighted:
-            tests += [("weight", f"NOT ({self._fine_weight()})")]
-        tests += [("missing", self.predictions.missing)]
+            tests["weight"] = f"NOT ({self._fine_weight()})"
+        tests["missing"] = self.predictions.missing
         if self.predictions.wrong_length is not None:
-            tests += [("length", self.predictions.wrong_length)]
-        tests += [("value", self.predictions.outside(1.0 + self.strict)), ("unknown", "k IS NULL")]
-        return [*tests, ("sum", f"abs(total - 1.0) > {self.tolerance!r}")]
+            tests["length"] = self.predictions.wrong_length
+        tests["value"] = self.predictions.outside(1.0 + self.strict)
+        tests["sum"] = f"abs(total - 1.0) > {self.tolerance!r}"
+        return [(fault, tests[fault]) for fault in FAULTS if fault in tests]
 
     def _fine_weight(self) -> str:
         inside = f"w BETWEEN {SMALLEST_WEIGHT!r} AND {LARGEST_WEIGHT!r}"
@@ -205,15 +176,14 @@ class Query:
 
         What is NULL is not good, nor is NaN, which is above every limit.
         """
-        tests = ["y IS NOT NULL", "k IS NOT NULL", f"abs(total - 1.0) <= {self.tolerance!r}"]
+        tests = [*self.truth.good, f"abs(total - 1.0) <= {self.tolerance!r}"]
         if self._weighted:
             tests += [self._fine_weight()]
         tests += self.predictions.good(1.0 + self.strict, loose=self.tolerance > self.strict)
         return f"coalesce({' AND '.join(tests)}, false)"
 
     def _judged(self, *, numbered: bool, judged: bool = True, told: Sequence[str] = ()) -> str:
-        asked = [f"{self.predictions.truth} AS p", f"{self.predictions.guess} AS guess"]
-        asked += self.predictions.told
+        asked = [f"{self.predictions.guess} AS guess", *self.truth.told]
         asked += [f"{self._good()} AS good"] if judged else ["0 AS fault"]
         rows = f"(SELECT *, {', '.join(asked)} FROM {self._placed(numbered=numbered, told=told)})"
         if not judged:
@@ -238,21 +208,21 @@ class Query:
         told
             What to select from the table besides.
         """
-        loss = self.predictions.loss
-        if self.policy.floor is not None:
-            # The lesser of a number and NULL, an infinite loss, is the number.
-            loss = f"CASE WHEN p IS NOT NULL THEN least({loss}, -ln({self.policy.floor!r})) END"
+        loss, p = self.truth.loss, self.truth.probability
         if judged:
             loss = f"CASE WHEN fault = 0 THEN {loss} END"
+        asked = [f"{loss} AS l", *([] if p is None else [f"{p} AS p"])]
         rows = self._judged(numbered=numbered, judged=judged, told=told)
-        return f"(SELECT *, {loss} AS l FROM {rows})"
+        return f"(SELECT *, {', '.join(asked)} FROM {rows})"
 
     def _keyed(self) -> str:
         """Return the rows with what they are grouped by, and what else is summed of them."""
         below = " + ".join(f"CAST(p < {floor!r} AS INTEGER)" for floor in self.floors) or "0"
-        squares = f"greatest({self.predictions.squares} - 2.0 * p + 1.0, 0.0)"
+        squares = f"greatest({self.truth.squares}, 0.0)"
         log_t, log_rest = self.predictions.logs("t", "ct")
-        if self.policy.floor is None:  # the largest is the truth's, whose logarithm is known
+        if (
+            self.policy.floor is None and not self.reading.soft
+        ):  # the largest is the truth's, whose logarithm is known
             log_t = f"CASE WHEN c THEN -l ELSE {log_t} END"
         # A faulty row may have any numbers, and some engines raise at logarithms.
         told = [
@@ -260,7 +230,8 @@ class Query:
             for name, sql in (("lt", log_t), ("lct", log_rest), ("b", squares))
         ]
         tops = (
-            f"(SELECT *, guess = k AS c, least(high, 1.0) AS t FROM {self.losses(numbered=False)})"
+            f"(SELECT *, {self.truth.rightly} AS c, least(high, 1.0) AS t "
+            f"FROM {self.losses(numbered=False)})"
         )
         rests = f"(SELECT *, {self.predictions.complement} AS ct FROM {tops})"
         return (
@@ -300,19 +271,14 @@ class Query:
         if self.predictions.already is not None:
             sums |= {"already": f"count_if({self.predictions.already})"}
         if self.policy.floor is not None:
-            sums |= {"touched": self._count(f"p < {self.policy.floor!r}")}
-            sums |= {"zeros": self._count(f"fault = 0 AND {self.predictions.loss} IS NULL")}
+            sums |= {"touched": self._count(self.truth.touched)}
+            sums |= {"zeros": self._count(f"fault = 0 AND {self.truth.given} IS NULL")}
         if explain:
             w = "w * " if self._weighted else ""
-            sums |= {
-                "brier": f"fsum({w}b)",
-                "right": self._count("guess = k"),
-                "smaller": f"fsum({w}(CASE WHEN t < 0.5 THEN t ELSE ct END))",
-                "top_loss": f"fsum({w}(CASE WHEN c THEN -lt ELSE -lct END))",
-                "top_squared": f"fsum({w}(CASE WHEN c THEN ct * ct ELSE t * t END))",
-            }
-            if not self._weighted:
-                del sums["right"]  # what is correct weighs 1
+            top = self._binary_sums("c", BinaryNames("t", "ct", "lt", "lct"))
+            if not self.reading.soft:
+                del top["hits"]  # what is correct
+            sums |= {"brier": f"fsum({w}b)", **{f"top_{name}": sql for name, sql in top.items()}}
         return {"rows": "count(*)", **sums}
 
     def _count(self, condition: str) -> str:
@@ -461,22 +427,17 @@ class Query:
         def column(name: str) -> Any:
             return np.array([float(groups[b][f"n_{name}"] or 0.0) for b in bins])
 
-        weight = np.array([cell.summary.weight for cell in cells])
-        correct = np.array([cell.correct for cell in cells])
-        rows = np.array([cell.summary.n for cell in cells], dtype=np.int64)
-        right = column("right") if self._weighted else correct
+        named = {name: column(f"top_{name}") for name in ("smaller", "loss", "squared")}
+        for name in ("hits", "softness", "lost_rows", "lost_weight"):
+            if bins and f"n_top_{name}" in groups[bins[0]]:
+                named[name] = column(f"top_{name}")
+        named.setdefault("hits", np.array([cell.correct for cell in cells]))
         return _histogram(
             bins=np.array(bins, dtype=np.int64),
-            rows=rows,
-            weight=weight,
+            rows=np.array([cell.summary.n for cell in cells], dtype=np.int64),
+            weight=np.array([cell.summary.weight for cell in cells]),
             weight_squared=np.array([cell.summary.weight_squared for cell in cells]),
-            hits=correct,
-            smaller=column("smaller"),
-            loss=column("top_loss"),
-            squared=column("top_squared"),
-            # A certainty that was wrong: its loss is infinite, whatever the truth's probability.
-            lost_rows=rows - right.astype(np.int64),
-            lost_weight=weight - correct,
+            **named,
         )
 
     def questions(self, groups: Sequence[Sequence[int]], *, judged: bool) -> list[Histogram]:
@@ -494,11 +455,15 @@ class Query:
         rows_from = self.losses(numbered=False) if judged else self._placed(numbered=False)
         kept = [*(["fault = 0"] if judged else []), *(["w > 0"] if self._weighted else [])]
         source = f"{rows_from} WHERE {' AND '.join(kept)}" if kept else rows_from
-        sums = self._of_a_question()
+        sums = {"rows": "count(*)"}
+        if self._weighted:
+            sums = {"rows": self._count("true"), "weight": "fsum(w)"}
+            sums |= {"weight_squared": f"fsum({self._squared_weight})"}
+        sums |= self._binary_sums("yes", BinaryNames("q", "r", "lq", "lr"))
         parts = []
         for place, group in enumerate(groups):
             p, rest = self.predictions.any_of(group)
-            asked = [f"{p} AS q", f"k IN ({', '.join(map(str, group))}) AS yes"]
+            asked = [f"{p} AS q", f"{self.truth.within(group)} AS yes"]
             asked += [f"{rest} AS r"] if rest is not None else []
             asked += ["w"] if self._weighted else []
             rows = f"(SELECT {', '.join(asked)} FROM {source})"
@@ -523,38 +488,34 @@ class Query:
             columns = np.array(mine, dtype=np.float64).reshape(-1, 1 + len(sums)).T
             named = dict(zip(["bins", *sums], columns, strict=True))
             if not self._weighted:  # every row weighs 1
-                rows_of, hits = named["rows"], named["hits"]
-                lost = np.where(named["bins"] == BIN_OF_ZERO, hits, rows_of - hits)
-                named |= {"weight": rows_of, "weight_squared": rows_of}
-                named |= {"lost_rows": lost, "lost_weight": lost}
+                named |= {"weight": named["rows"], "weight_squared": named["rows"]}
             histograms.append(_histogram(**named))
         return histograms
 
-    def _of_a_question(self) -> dict[str, str]:
-        """Return what is summed of a yes or no: arguments of `_histogram`, each with its SQL.
-
-        Of a row it knows the probability ``q`` of a yes, its complement ``r``, their logarithms
-        ``lq`` and ``lr``, and ``yes``.
-        """
+    def _binary_sums(self, yes: str, of: BinaryNames) -> dict[str, str]:
+        """Return what is summed of a yes or no: arguments of `_histogram`, each with its SQL."""
         w = "w * " if self._weighted else ""
-        sums = {
-            "rows": "count(*)",
-            "hits": "count_if(yes)",
-            "smaller": f"fsum({w}(CASE WHEN q < 0.5 THEN q ELSE r END))",
-            "loss": f"fsum({w}(CASE WHEN yes THEN -lq ELSE -lr END))",
-            "squared": f"fsum({w}(CASE WHEN yes THEN r * r ELSE q * q END))",
-        }
-        if self._weighted:
-            lost = "yes AND q = 0 OR NOT yes AND r = 0"
-            sums |= {
-                "rows": self._count("true"),
-                "hits": "fsum(w) FILTER (yes)",
-                "weight": "fsum(w)",
-                "weight_squared": f"fsum({self._squared_weight})",
-                "lost_rows": self._count(lost),
-                "lost_weight": f"fsum(w) FILTER ({lost})",
-            }
+        smaller = f"CASE WHEN {of.p} < 0.5 THEN {of.p} ELSE {of.rest} END"
+        sums = {"smaller": f"fsum({w}({smaller}))", **self.truth.sums(yes, of, w)}
+        if self._weighted or self.reading.soft:  # else hits tell
+            lost = self.truth.lost(yes, of)
+            sums |= {"lost_rows": self._count(lost)}
+            sums |= {"lost_weight": f"fsum({'w' if w else '1.0'}) FILTER ({lost})"}
         return sums
+
+    def soft_totals(self) -> tuple[tuple[float, ...], float]:
+        """Return Σw·t of each class, and Σw·H(t) in nats, of the soft labels."""
+        w = "w" if self._weighted else "1.0 AS w"
+        places = f"unnest(range(1, {self.length + 1})) AS i"
+        rows = (
+            f"(SELECT {w}, unnest(tt) AS v, {places} FROM {self.losses(numbered=False)} "
+            "WHERE fault = 0)"
+        )
+        found = self.table.rows(
+            "SELECT i, fsum(w * v), fsum(w * (CASE WHEN v > 0 THEN -v * ln(v) ELSE 0.0 END)) "
+            f"FROM {rows} GROUP BY i ORDER BY i"
+        )
+        return tuple(float(row[1]) for row in found), math.fsum(float(row[2]) for row in found)
 
     def worst(
         self, count: int, shown: Sequence[int] = (), *, least: float = 0.0, judged: bool = True
@@ -631,24 +592,28 @@ def _histogram(
     smaller: np.ndarray,
     loss: np.ndarray,
     squared: np.ndarray,
-    lost_rows: np.ndarray,
-    lost_weight: np.ndarray,
+    softness: np.ndarray | None = None,
+    lost_rows: np.ndarray | None = None,
+    lost_weight: np.ndarray | None = None,
 ) -> Histogram:
     """Return the histogram of what an engine summed.
 
     That is the smaller of a probability and its complement only (the other is what the weight
     leaves), and in the bins of exactly 0 and 1 sums of `NO_LOG`: there a row costs nothing, or it
-    is lost.
+    is lost. Which rows are lost is told only where hits do not tell it: of rows that weigh 1 and
+    have one label each.
     """
     certain = (bins == BIN_OF_ZERO) | (bins == BIN_OF_ONE)
     larger = weight - smaller
+    if lost_rows is None or lost_weight is None:
+        lost_rows = lost_weight = np.where(bins == BIN_OF_ZERO, hits, rows - hits)
     return Histogram(
         bins=bins,
         rows=rows,
         weight=weight,
         weight_squared=weight_squared,
         hits=hits,
-        softness=np.zeros(len(bins)),
+        softness=np.zeros(len(bins)) if softness is None else softness,
         probability=np.where(bins < 0, smaller, larger),
         complement=np.where(bins < 0, larger, smaller),
         loss=np.where(certain, 0.0, loss),

@@ -93,6 +93,10 @@ class Columns(TypedDict, total=False):
     multi_label
         The columns of several truths, each a yes or no: ``"y_*"``, or names with commas between.
         Each is a question of its own, with the probability of the same name.
+    soft_labels
+        In the place of `label`: the columns of the probabilities that the truth is each class
+        (``"y_*"``, or names with commas between), a column of lists of them, or of two classes that
+        of the second.
     weights
         The column of sampling weights; ``"none"`` for none. A row of weight 0 counts for nothing,
         but must be a valid row all the same.
@@ -109,6 +113,7 @@ class Columns(TypedDict, total=False):
     scale: str | None
     long: str | None
     multi_label: str | None
+    soft_labels: str | None
     weights: str | None
     counts: str | None
     id: str | None
@@ -125,6 +130,7 @@ class Wishes:
     scale: str | None = None
     long: str | None = None
     multi_label: str | None = None
+    soft_labels: str | None = None
     weights: str | None = None
     counts: str | None = None
     id: str | None = None
@@ -247,6 +253,9 @@ class Reading:
         Whether the weights say how many equal rows a row stands for.
     scale
         What the numbers in `columns` are.
+    soft
+        The columns of soft labels, in the order of the classes, or one of lists; empty for labels,
+        and then `label` is none.
     spelling
         How a label's text becomes the text of a class.
     words
@@ -263,6 +272,7 @@ class Reading:
     words: tuple[str, ...]
     counts: bool = False
     scale: Scale = Scale.PROBABILITY
+    soft: tuple[int, ...] = ()
 
 
 def read_roles(table: Table, wishes: Wishes) -> Reading:
@@ -275,15 +285,22 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
     OptionError
         If the wishes contradict each other.
     """
-    label = label_column(table, wishes)
+    label = -1 if wishes.soft_labels is not None else label_column(table, wishes)
     counts = None if wishes.counts is None else find_column(table, wishes.counts, "counts")
+    soft, truths = _soft_columns(table, wishes)
     weights = counts
     if weights is None:
-        weights = known_weights(table, wishes, {label})
+        weights = known_weights(table, wishes, {label, *soft})
     id_column = _id_column(table, wishes, label)
-    taken = {column for column in (label, weights, id_column) if column is not None}
-    layout, columns, stars, scale = _probability_columns(table, wishes, taken, label)
-    classes, spelling, how = _classes(table, wishes, label, layout, columns, stars)
+    taken = {column for column in (label, weights, id_column, *soft) if column is not None}
+    layout, columns, stars, scale = _probability_columns(
+        table, wishes, taken, None if soft else label
+    )
+    if soft:
+        soft, classes, how = _soft_classes(table, wishes, layout, columns, stars, soft, truths)
+        spelling = Spelling.AS_IS
+    else:
+        classes, spelling, how = _classes(table, wishes, label, layout, columns, stars)
     names = table.names
     shown = listed([names[column] for column in columns])
     said = {
@@ -294,7 +311,9 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
     flags = ["--probabilities", *(["--positive"] if layout == "binary" else [])]
     flags += [] if scale is Scale.PROBABILITY else ["--scale"]
     words = [
-        f"label: column {names[label]!r} (else --label)",
+        f"soft labels: {listed([names[column] for column in soft])} (else --soft-labels)"
+        if soft
+        else f"label: column {names[label]!r} (else --label)",
         f"{said} (else {', '.join(flags)})",
         f"each row counts as often as column {names[weights]!r} says (else --counts)"
         if counts is not None and weights is not None
@@ -316,6 +335,7 @@ def read_roles(table: Table, wishes: Wishes) -> Reading:
         tuple(words),
         counts=counts is not None,
         scale=scale,
+        soft=soft,
     )
 
 
@@ -411,7 +431,7 @@ def is_id_name(name: str) -> bool:
 
 
 def _probability_columns(
-    table: Table, wishes: Wishes, taken: set[int], label: int
+    table: Table, wishes: Wishes, taken: set[int], label: int | None
 ) -> tuple[str, tuple[int, ...], dict[int, str], Scale]:
     """Return the layout, the columns, what a single ``*`` stood for in each, and the scale."""
     free = [i for i in range(len(table.names)) if i not in taken]
@@ -533,6 +553,68 @@ def wished_columns(
             if star and not re.search(r"[*?\[]", head + tail):
                 stars[i] = table.names[i][len(head) : len(table.names[i]) - len(tail) or None]
     return tuple(columns), stars if len(stars) == len(columns) else {}
+
+
+def _soft_columns(table: Table, wishes: Wishes) -> tuple[tuple[int, ...], dict[int, str]]:
+    """Return the columns of soft labels, and what a ``*`` stood for in each."""
+    if wishes.soft_labels is None:
+        return (), {}
+    if wishes.label is not None:
+        raise OptionError(
+            f"--label and --soft-labels must not be given together: got {wishes.label!r} and "
+            f"{wishes.soft_labels!r}. Hint: soft labels are probabilities of the labels."
+        )
+    free = range(len(table.names))
+    return wished_columns(table, wishes.soft_labels, free, "soft-labels")
+
+
+def _soft_classes(
+    table: Table,
+    wishes: Wishes,
+    layout: str,
+    columns: tuple[int, ...],
+    stars: dict[int, str],
+    soft: tuple[int, ...],
+    truths: dict[int, str],
+) -> tuple[tuple[int, ...], tuple[str, ...], str]:
+    """Return soft labels in the order of the probabilities, the classes, and how in words."""
+    named = None if wishes.classes is None else tuple(wishes.classes)
+    if layout == "binary":
+        if len(soft) != 1:
+            raise TableError(
+                f"one column of probabilities must go with one of soft labels: got {len(soft)}. "
+                "Hint: --soft-labels COLUMN, the probability that the truth is the second class."
+            )
+        positive = wishes.positive or "1"
+        classes = named or ("0" if positive == "1" else f"not {positive}", positive)
+        return soft, classes, f", P({classes[1]!r})"
+    if layout == "list" or len(soft) == 1:
+        if layout == "list" and len(soft) == 1:
+            return soft, named or (), ", entry 0 first, as those of the soft labels"
+        names = [truths.get(column, table.names[column]) for column in soft]
+        if layout != "list":
+            names = [stars.get(column, table.names[column]) for column in columns]
+        classes = named or tuple(names)
+        return soft, classes, f" for the labels {listed(list(classes))}"
+    if stars and truths:
+        place = {text: column for column, text in truths.items()}
+        if set(place) != set(stars.values()) or len(soft) != len(columns):
+            raise TableError(
+                f"each soft label must have a probability of its name: got {listed(list(place))} "
+                f"and the probabilities of {listed(list(stars.values()))}. Hint: --soft-labels "
+                "'y_*' --probabilities 'p_*' names both, or a,b,c and d,e,f in one order."
+            )
+        soft = tuple(place[stars[column]] for column in columns)
+    elif len(soft) != len(columns):
+        raise TableError(
+            f"there must be as many soft labels as probabilities: got {len(soft)} and "
+            f"{len(columns)}. Hint: --soft-labels and --probabilities name both, in one order."
+        )
+    classes = named or tuple(
+        stars.get(column, truths.get(truth, table.names[column]))
+        for column, truth in zip(columns, soft, strict=True)
+    )
+    return soft, classes, f" for the labels {listed(list(classes))}"
 
 
 # ---- the classes -----------------------------------------------------------------------------

@@ -223,6 +223,7 @@ def _require_alike(first: Score, other: Score) -> None:
             "Hint: --classes names the labels of a list column."
         )
     for what, mine, theirs in (
+        ("kind of labels, soft or not", bool(first.tally.soft), bool(other.tally.soft)),
         ("floor", first.floor, other.floor),
         ("floors", first.floors, other.floors),
         ("columns of slices", first.by, other.by),

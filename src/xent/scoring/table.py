@@ -13,7 +13,7 @@ import numpy as np
 
 from xent.errors import DistributionError, OptionError, TableError, TargetError
 from xent.scoring.clusters import clusters_of
-from xent.scoring.columns import find_column
+from xent.scoring.columns import find_column, listed
 from xent.scoring.duckdb import Table
 from xent.scoring.layouts import laid_out
 from xent.scoring.prediction_sql import LARGEST_LOGIT, Scale
@@ -101,7 +101,7 @@ def score(
         prediction's.
     **columns
         Which column is what (`Columns`): `label`, `probabilities`, `positive`, `classes`, `scale`,
-        `long`, `multi_label`, `weights`, `counts`, `id`.
+        `long`, `multi_label`, `soft_labels`, `weights`, `counts`, `id`.
 
     Raises
     ------
@@ -150,7 +150,9 @@ def score(
         reading = read_roles(opened, laid.wishes)
         length = class_count(opened, reading)
         slices = [grouping_column(opened, reading, name) for name in sliced]
-        asked = Query(opened, reading, length=length, policy=policy, floors=FLOORS, slices=slices)
+        # What a floor costs is told by P(truth) alone, and soft labels have many.
+        floors = () if reading.soft else FLOORS
+        asked = Query(opened, reading, length=length, policy=policy, floors=floors, slices=slices)
         scan = asked.scan()
         left_out = refuse_faults(asked, scan, allow_missing=allow_missing)
         for name, cells in zip(sliced, scan.tally.slices, strict=True):
@@ -163,6 +165,9 @@ def score(
         tally = _well_centred(asked, scan.tally)
         if length == 2 or class_wise:
             tally = _with_questions(asked, tally, judged=bool(left_out))
+        if reading.soft:
+            weights, entropy = asked.soft_totals()
+            tally = replace(tally, soft=dict(enumerate(weights, 1)), soft_entropy=entropy)
         clusters = None
         if cluster is not None:
             place = grouping_column(opened, reading, cluster, "cluster")
@@ -358,11 +363,19 @@ def _fault_error(query: Query, fault: str, count: int) -> Exception:
     rows = "1 row" if count == 1 else f"{count} rows"
     where = f"the first is data row {number}"
     names = [table.names[c] for c in reading.columns]
+    if fault == "target":
+        soft = listed([table.names[column] for column in reading.soft])
+        return DistributionError(
+            f"soft labels in {path} must be probabilities of the {query.length} classes that sum "
+            f"to 1: got others in {soft} of data row {number} ({rows}). "
+            "Hint: --label is for rows with one label each."
+        )
     if fault == "label":
+        truth = table.names[(reading.soft or (reading.label,))[0]]
         return TableError(
-            f"the label column {table.names[reading.label]!r} of {path} must have a value in every "
-            f"row: got {rows} without one; {where}. Hint: --allow missing leaves out rows "
-            "that have no label; rows of weight 0 must be valid too."
+            f"the label column {truth!r} of {path} must have a value in every row: got {rows} "
+            f"without one; {where}. Hint: --allow missing leaves out rows that "
+            "have no label; rows of weight 0 must be valid too."
         )
     if fault == "weight":
         got = "nothing" if weight is None else _quoted(str(weight))

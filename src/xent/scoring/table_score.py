@@ -449,9 +449,20 @@ class Score:
 
         In-sample: no constant prediction scores better on these rows.
         """
-        whole = self.summary.weight
-        shares = [c.summary.weight / whole for c in self.classes if c.summary.weight]
+        weights = [c.summary.weight for c in self.classes]
+        if self.tally.soft:
+            weights = list(self.tally.soft.values())
+        whole = math.fsum(weights)
+        shares = [weight / whole for weight in weights if weight]
         return math.fsum(-share * math.log(share) for share in shares) + 0.0
+
+    @property
+    def label_entropy(self) -> float | None:
+        """Mean entropy of soft labels, nats: the loss that no prediction removes; None of labels.
+
+        The log loss less this is the mean Kullback–Leibler divergence of the predictions from them.
+        """
+        return self.tally.soft_entropy / self.summary.weight if self.tally.soft else None
 
     @property
     def skill(self) -> float | None:
@@ -484,6 +495,7 @@ class Score:
             "warnings": list(self.warnings),
             "typical_probability": self.typical_probability,
             "base_rate_loss_nats": self.base_rate_loss,
+            "label_entropy_nats": self.label_entropy,
             "skill": self.skill,
             "accuracy": self.accuracy,
             "brier_score": self.brier_score,

@@ -145,6 +145,8 @@ class Tally:
         With a floor under P(truth): rows in which it is less, and those in which it is 0.
     questions
         Histograms of yes-or-no questions, each with the classes that mean yes.
+    soft, soft_entropy
+        Of soft labels: Σw·t by class, and Σw·H(t) in nats; empty and 0 of labels.
     """
 
     classes: Mapping[int, Cell]
@@ -156,6 +158,8 @@ class Tally:
     touched: int = 0
     zeros: int = 0
     questions: Mapping[tuple[int, ...], Histogram] = field(default_factory=dict)
+    soft: Mapping[int, float] = field(default_factory=dict)
+    soft_entropy: float = 0.0
 
     @property
     def whole(self) -> Cell:
@@ -192,6 +196,8 @@ class Tally:
                 group: self.questions[group].merge(*(part.questions[group] for part in others))
                 for group in asked
             },
+            soft={k: math.fsum(part.soft.get(k, 0.0) for part in parts) for k in self.soft},
+            soft_entropy=math.fsum(part.soft_entropy for part in parts),
         )
 
     def renumbered(self, places: Sequence[int]) -> Tally:
@@ -211,6 +217,7 @@ class Tally:
             classes={at(k): cell for k, cell in self.classes.items()},
             guesses={(at(k), at(g)): cell for (k, g), cell in self.guesses.items()},
             questions={tuple(sorted(map(at, g))): h for g, h in self.questions.items()},
+            soft={at(k): weight for k, weight in self.soft.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,6 +232,8 @@ class Tally:
             "touched": self.touched,
             "zeros": self.zeros,
             "questions": [[list(g), h.to_dict()] for g, h in self.questions.items()],
+            "soft": [[k, weight] for k, weight in self.soft.items()],
+            "soft_entropy": self.soft_entropy,
         }
 
     @classmethod
@@ -255,6 +264,8 @@ class Tally:
                 tuple(int(k) for k in group): Histogram.from_dict(histogram)
                 for group, histogram in columns["questions"]
             },
+            soft={int(k): _number("weight", weight) for k, weight in columns["soft"]},
+            soft_entropy=_number("soft_entropy", columns["soft_entropy"]),
         )
 
     def log_loss_above(self, floor: float, floors: Sequence[float]) -> float:
