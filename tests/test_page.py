@@ -15,7 +15,8 @@ import pytest
 from test_tally import predictions, written
 
 from xent.cli import main
-from xent.report import render_page
+from xent.report import render_comparison_page, render_page
+from xent.report.compare_text import signed
 from xent.report.wording import number, percent
 from xent.scoring import compare, score
 
@@ -262,3 +263,57 @@ def test_a_narrow_phone_scrolls_tables_and_not_the_page(tmp_path, digits):
     assert told["outside"] == 0
     for text in headline(digits[0]):
         assert text in told["text"], text
+
+
+# ---- the page of a comparison ---------------------------------------------------------------------
+
+
+def compared_numbers(found):
+    """The numbers that a page of a comparison must show."""
+    total = found.models[1].total
+    return [
+        *(number(model.log_loss) for model in found.models),
+        signed(total.mean),
+        signed(total.interval.lower),
+        signed(total.interval.upper),
+        f"{found.rows:,}",
+        signed(found.models[1].worse[0].difference),
+    ]
+
+
+def test_the_page_of_a_comparison_is_whole_and_always_the_same(digits):
+    _, found = digits
+    page = render_comparison_page(found)
+    parser = checked(page)
+    assert page == render_comparison_page(found)
+    assert parser.tags.count("h1") == 1
+    for text in compared_numbers(found):
+        assert html.escape(text) in page, text
+
+
+@browser
+@pytest.mark.parametrize("width", [500, 1200])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_a_comparison(tmp_path, digits, width, dark):
+    _, found = digits
+    told, complaints = shown(tmp_path, render_comparison_page(found), width, dark=dark)
+    assert complaints == []
+    for text in compared_numbers(found):
+        assert text in told["text"], text
+    assert told["width"] <= told["view"]
+    assert told["outside"] == 0
+    assert told["ground"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
+
+
+def test_the_flag_of_a_comparison(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    path.write_text("id,label,p_a,p_b\n1,a,0.5,0.5\n2,b,0.25,0.75\n")
+    other = tmp_path / "o.csv"
+    other.write_text("id,label,p_a,p_b\n1,a,0.6,0.4\n2,b,0.2,0.8\n")
+    words = ["compare", str(path), str(other), "--key", "id"]
+    assert main([*words, "--html", str(tmp_path / "c.html")]) == 0
+    expected = render_comparison_page(compare(path, other, key="id"))
+    assert (tmp_path / "c.html").read_text(encoding="utf-8") == expected
+    assert main([*words, "--html", str(other)]) == 2
+    assert other.read_text().startswith("id,label")
+    assert "--html" in capsys.readouterr().err

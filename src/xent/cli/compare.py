@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xent.cli.process import OK, Done, check_json, guarded, judge, terminal, write_json
+from xent.cli.process import (
+    OK,
+    Done,
+    check_format,
+    check_json,
+    guarded,
+    judge,
+    terminal,
+    write_json,
+)
 from xent.cli.scores import parse_allow, parse_zero
+from xent.files import require_target, write_whole
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -79,6 +89,12 @@ def add_to(app: Typer) -> None:
         json: str | None = typer.Option(
             None, metavar="FILE", help="Write the comparison as JSON to FILE; '-' prints only that."
         ),
+        format: str = typer.Option(  # noqa: A002 - the name of the flag
+            "text", metavar="text|md", help="What is printed: text, or Markdown for a comment."
+        ),
+        html: Path | None = typer.Option(
+            None, metavar="FILE", help="Write a page for a browser to FILE."
+        ),
     ) -> None:
         """Which of FILES predicts better: paired differences of the log loss, by row."""
         options = {
@@ -100,23 +116,45 @@ def add_to(app: Typer) -> None:
             **parse_allow(allow, {"unnormalised"}),
         }
         gate = tolerance if fail_worse else None
-        raise Done(guarded(lambda: _compare(files, json, gate, options)))
+        places = _Places(json, html, format)
+        raise Done(guarded(lambda: _compare(files, places, gate, options)))
+
+
+class _Places(NamedTuple):
+    """Where a comparison goes: files for JSON and a page, or None; and what is printed."""
+
+    json: str | None
+    html: Path | None
+    format: str
 
 
 def _compare(
-    files: list[Path], target: str | None, tolerance: float | None, options: dict[str, Any]
+    files: list[Path], places: _Places, tolerance: float | None, options: dict[str, Any]
 ) -> int:
     from xent.scoring import compare
     from xent.scoring.gates import gates_worse
 
-    labels = options["labels"]
-    check_json(target, *files, *([] if labels is None else [labels]))
+    check_format(places.format)
+    sources = [*files, *([] if options["labels"] is None else [options["labels"]])]
+    check_json(places.json, *sources)
+    if places.html is not None:
+        require_target(places.html, "--html", *sources, hint="name a file for a browser.")
     result = compare(*files, **options)
     gates = [] if tolerance is None else gates_worse(result, tolerance)
-    if target != "-":
-        from xent.report import render_comparison
+    if places.json != "-":
+        from xent.report import render_comparison, render_comparison_markdown
 
-        sys.stdout.write(render_comparison(result, **terminal()))
-    if target is not None:
-        write_json(target, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
+        markdown = places.format == "md"
+        sys.stdout.write(
+            render_comparison_markdown(result)
+            if markdown
+            else render_comparison(result, **terminal())
+        )
+    if places.json is not None:
+        write_json(places.json, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
+    if places.html is not None:
+        from xent.report import render_comparison_page
+
+        page = render_comparison_page(result).encode("utf-8", errors="backslashreplace")
+        write_whole(places.html, page, "--html")
     return judge(gates) if gates else OK

@@ -26,6 +26,9 @@ def add_to(app: Typer) -> None:
         json: str | None = typer.Option(
             None, metavar="FILE", help="Write the score as JSON to FILE; '-' prints only that."
         ),
+        format: str = typer.Option(  # noqa: A002 - the name of the flag
+            "text", metavar="text|md", help="What is printed: text, or Markdown for a comment."
+        ),
         html: Path | None = typer.Option(
             None, metavar="FILE", help="Write a page with figures to FILE."
         ),
@@ -34,7 +37,7 @@ def add_to(app: Typer) -> None:
         ),
     ) -> None:
         """Log loss of all rows of SUMMARIES together, as if one table had been scored."""
-        raise typer.Exit(guarded(lambda: _merge(summaries, Places(json, summary, html))))
+        raise typer.Exit(guarded(lambda: _merge(summaries, Places(json, summary, html, format))))
 
 
 def _merge(summaries: list[Path], places: Places) -> int:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xent.errors import XentError
+from xent.errors import OptionError, XentError
 from xent.files import require_target, write_whole
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "OK",
     "PIPE_CLOSED",
     "Done",
+    "check_format",
     "check_json",
     "guarded",
     "json_bytes",
@@ -140,6 +141,15 @@ def write_json(target: str, document: Any) -> None:
         sys.stdout.buffer.flush()
     else:
         sys.stdout.write(data.decode("utf-8"))
+
+
+def check_format(name: str) -> None:
+    """Refuse a format of what is printed that there is not."""
+    if name not in {"text", "md"}:
+        raise OptionError(
+            f"--format must be text or md: got {name!r}. Hint: md is Markdown; --json and --html "
+            "write files for programs and browsers."
+        )
 
 
 def check_json(target: str | None, *sources: Path) -> None:

@@ -7,7 +7,16 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xent.cli.process import Done, check_json, guarded, json_bytes, judge, terminal, write_json
+from xent.cli.process import (
+    Done,
+    check_format,
+    check_json,
+    guarded,
+    json_bytes,
+    judge,
+    terminal,
+    write_json,
+)
 from xent.errors import OptionError
 from xent.files import require_target, write_whole
 
@@ -128,6 +137,9 @@ def add_to(app: Typer) -> None:
         tolerance: float = typer.Option(
             0.0, min=0.0, metavar="NATS", help="With --fail-worse-than: by more than so much."
         ),
+        format: str = typer.Option(  # noqa: A002 - the name of the flag
+            "text", metavar="text|md", help="What is printed: text, or Markdown for a comment."
+        ),
         html: Path | None = typer.Option(
             None,
             metavar="FILE",
@@ -163,7 +175,7 @@ def add_to(app: Typer) -> None:
             "show": show,
         }
         # The parser would otherwise answer an interruption or a closed pipe in its own way.
-        places = Places(json, summary, html)
+        places = Places(json, summary, html, format)
         limits = (fail_above, fail_worse_than, tolerance)
         raise Done(guarded(lambda: _score(file, places, limits, options)))
 
@@ -231,14 +243,19 @@ def _score(
 
 
 class Places(NamedTuple):
-    """Where a score goes, besides the terminal: files for JSON, a summary and a page, or None."""
+    """Where a score goes, besides the terminal: files for JSON, a summary and a page, or None.
+
+    On the terminal it is text or Markdown.
+    """
 
     json: str | None
     summary: str | None = None
     html: Path | None = None
+    format: str = "text"
 
     def check(self, *sources: Path) -> None:
         """Refuse what cannot be written, before the work is done."""
+        check_format(self.format)
         check_json(self.json, *sources)
         if self.summary is not None:
             hint = "name a file; `xent merge` reads it."
@@ -249,9 +266,11 @@ class Places(NamedTuple):
     def show(self, result: Score, gates: Sequence[Gate] = ()) -> None:
         """Print a score, and write it where it was asked for."""
         if self.json != "-":
-            from xent.report import render_text
+            from xent.report import render_markdown, render_text
 
-            sys.stdout.write(render_text(result, **terminal()))
+            markdown = self.format == "md"
+            text = render_markdown(result) if markdown else render_text(result, **terminal())
+            sys.stdout.write(text)
         if self.json is not None:
             write_json(self.json, {**result.to_dict(), "gates": [vars(gate) for gate in gates]})
         if self.summary is not None:

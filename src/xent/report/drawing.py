@@ -13,15 +13,30 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
-from xent.errors import MissingExtraError
+from xent.errors import MissingExtraError, OptionError
+from xent.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "GRAY", "GRID", "GROUND", "HUES", "INK", "ORANGE", "Hue", "draw", "name_lines"]
+__all__ = [
+    "BLUE",
+    "GRAY",
+    "GRID",
+    "GROUND",
+    "HUES",
+    "INK",
+    "ORANGE",
+    "Figure",
+    "Hue",
+    "draw",
+    "name_lines",
+]
 
 
 class Hue(NamedTuple):
@@ -29,6 +44,37 @@ class Hue(NamedTuple):
 
     light: str
     dark: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: shown by a notebook, and saved as a file.
+
+    Attributes
+    ----------
+    svg
+        Its text, an SVG for light and dark pages.
+    """
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, path: str | Path) -> None:
+        """Write the figure to a file that ends in ``.svg``.
+
+        Raises
+        ------
+        OptionError
+            If it cannot be written there.
+        """
+        if Path(path).suffix.lower() != ".svg":
+            raise OptionError(
+                f"a figure must be saved as .svg: got {str(path)!r}. Hint: figures are drawn as "
+                "SVG only, which every browser shows and other programs convert."
+            )
+        write_whole(Path(path), self.svg.encode(), "path")
 
 
 INK = Hue("#1f2328", "#e6edf3")

@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent.report.drawing import BLUE, GRAY, GRID, ORANGE, draw
-from xent.report.wording import number, percent
+from xent.errors import OptionError
+from xent.report.drawing import BLUE, GRAY, GRID, ORANGE, Figure, draw
+from xent.report.wording import number, percent, plain
+from xent.scoring.columns import listed
+from xent.scoring.reliability import reliability_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from xent.scoring import Score
     from xent.scoring.decomposition import Decomposition
     from xent.scoring.histogram import Histogram
     from xent.scoring.reliability import ReliabilityCurve
-    from xent.scoring.table_score import LossBin
+    from xent.scoring.table_score import ClassCalibration, LossBin
 
-__all__ = ["LossBar", "decomposition_bar", "loss_bars", "loss_histogram", "reliability_diagram"]
+__all__ = [
+    "LossBar",
+    "decomposition_bar",
+    "loss_bars",
+    "loss_histogram",
+    "reliability_diagram",
+    "score_figure",
+]
 
 _PER_DOUBLING = 2
 _LEAST = 2.0**-20
@@ -206,3 +217,40 @@ def decomposition_bar(split: Decomposition, question: str) -> str:
     taken = percent(split.miscalibration / split.score) if split.score else "0 %"
     label = f"The loss of the question, {question}, in its parts; miscalibration is {taken} of it."
     return draw(paint, label=label, width=520.0, height=200.0)
+
+
+def score_figure(score: Score, kind: str, label: str | None) -> Figure:
+    """Draw one of the figures of a score, as `xent.scoring.Score.plot` describes them."""
+    if kind == "losses":
+        if label is not None:
+            raise OptionError(
+                f"label must not be given with the losses: got {label!r}. "
+                "Hint: plot('reliability', label) is about one label."
+            )
+        return Figure(loss_histogram(score.loss_bins))
+    asked = _calibration_of(score, label)
+    question = "Is the likeliest label right?" if not asked.labels else f"Is it {asked.labels[0]}?"
+    if kind == "reliability":
+        curve = reliability_curve(asked.histogram)
+        return Figure(reliability_diagram(asked.histogram, curve, plain(question)))
+    if kind == "decomposition":
+        return Figure(decomposition_bar(asked.log_loss, plain(question)))
+    raise OptionError(
+        f"kind must be 'losses', 'reliability' or 'decomposition': got {kind!r}. "
+        "Hint: plot() shows how many rows lost how much."
+    )
+
+
+def _calibration_of(score: Score, label: str | None) -> ClassCalibration:
+    """Return the calibration of a label; of none that of the second of two, or of the likeliest."""
+    if label is None:
+        found = score.top_calibration if len(score.names) > 2 else score.calibration[0]
+        if found is not None:
+            return found
+    alone = {c.labels[0]: c for c in score.calibration if len(c.labels) == 1}
+    if label not in alone:
+        raise OptionError(
+            f"label must be one that was looked at by itself: got {label!r}, and there are "
+            f"{listed(list(alone)) or 'none'}. Hint: score(…, class_wise=True) looks at each."
+        )
+    return alone[label]

@@ -226,6 +226,11 @@ class Comparison:
         """The model with the least log loss; of equal ones the first."""
         return min(self.models, key=lambda model: model.log_loss)
 
+    def _repr_html_(self) -> str:
+        from xent.report.notebook import comparison_html
+
+        return comparison_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as numbers, texts and None only: what is not finite is None."""
         return {

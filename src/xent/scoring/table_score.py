@@ -6,15 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xent.scoring.clusters import ClusterSummary
 from xent.scoring.decomposition import Decomposition, decompose
 from xent.scoring.histogram import Histogram
 from xent.scoring.intervals import Interval, mean_interval
+from xent.scoring.reliability import smooth_calibration_error
 from xent.scoring.summary import LossSummary
 from xent.scoring.tally import Cell, Tally, loss_bin_edges
 from xent.units import from_nats
+
+if TYPE_CHECKING:
+    from xent.report.drawing import Figure
 
 __all__ = [
     "ClassCalibration",
@@ -153,10 +157,16 @@ class ClassCalibration:
         """The split of its own Brier score, the mean of (p − y)²."""
         return decompose(self.histogram, "brier")
 
+    @cached_property
+    def smooth_calibration_error(self) -> float:
+        """How far from calibrated it is on the scale of probabilities, in [0, 1]."""
+        return smooth_calibration_error(self.histogram)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the splits as numbers, texts, booleans and None only."""
         return {
             "labels": list(self.labels),
+            "smooth_calibration_error": self.smooth_calibration_error,
             "log_loss": self.log_loss.to_dict(),
             "brier": self.brier.to_dict(),
         }
@@ -477,6 +487,45 @@ class Score:
     def accuracy(self) -> float:
         """Weighted share of rows whose largest probability is the truth's, ties to the first."""
         return math.fsum(c.correct_weight for c in self.classes) / self.summary.weight
+
+    def plot(self, kind: str = "losses", label: str | None = None) -> Figure:
+        """Draw the score: a figure that a notebook shows, with `save` and `svg`.
+
+        Parameters
+        ----------
+        kind
+            ``"losses"``: how many rows lost how much, and what part of the loss they are.
+            ``"reliability"``: what came true where that was predicted.
+            ``"decomposition"``: how much of the loss is miscalibration.
+        label
+            Which label the last two ask about, as a yes or no; by default the second of two, or
+            whether the likeliest is right.
+
+        Raises
+        ------
+        OptionError
+            If there is no such figure, or the label was not looked at by itself.
+        MissingExtraError
+            If matplotlib is not installed.
+
+        See Also
+        --------
+        xent.report.render_page : all figures on a page.
+
+        Examples
+        --------
+        >>> from xent.scoring import score
+        >>> score("examples/predictions.csv").plot("reliability").svg[:4]
+        '<svg'
+        """
+        from xent.report.score_plots import score_figure
+
+        return score_figure(self, kind, label)
+
+    def _repr_html_(self) -> str:
+        from xent.report.notebook import score_html
+
+        return score_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the score as numbers, texts and None only: what is not finite is None."""
