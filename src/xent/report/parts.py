@@ -119,7 +119,9 @@ def concentration(score: Score) -> str:
     worst = score.concentration(0.01)
     if worst is None or score.n < 100:
         return "Most rows lose little, and a few lose much; those few decide the mean."
-    return f"The worst 1 % of the rows make up {percent(worst)} of the whole loss."
+    of_variance = score.variance_concentration(0.01)
+    more = "" if of_variance is None else f", and {percent(of_variance)} of its variance"
+    return f"The worst 1 % of the rows make up {percent(worst)} of the whole loss{more}."
 
 
 def loss_table(score: Score) -> Table:

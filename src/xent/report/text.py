@@ -192,7 +192,10 @@ def _headline(score: Score) -> Any:
     lines.add_row("Brier score", number(score.brier_score), "of 2 at most: squared differences")
     worst = score.concentration(0.01)
     if worst is not None and score.n >= 100:
-        lines.add_row("worst 1 %", percent(worst), "of the loss is that of the worst 1 % of rows")
+        of_variance = score.variance_concentration(0.01)
+        more = "" if of_variance is None else f", and {percent(of_variance)} of its variance"
+        said = f"of the loss{more}: that of the worst 1 % of rows"
+        lines.add_row("worst 1 %", percent(worst), said)
     return lines
 
 

@@ -364,6 +364,14 @@ class Score:
         """
         return self.tally.heaviest(share)[0]
 
+    def variance_concentration(self, share: float = 0.01) -> float | None:
+        """Return the part of the losses' variance that so large a share of the rows makes up.
+
+        Those rows are the ones of the largest losses, as of `concentration`; with most of the
+        variance in few rows the standard error is that of few rows too.
+        """
+        return self.tally.heaviest(share)[1]
+
     @property
     def top_label(self) -> Histogram | None:
         """The likeliest label as a yes-or-no prediction (is it the truth?), by its probability."""
@@ -550,6 +558,7 @@ class Score:
             "brier_score": self.brier_score,
             "perplexity": _finite(self.perplexity),
             "worst_1_percent_share": self.concentration(0.01),
+            "worst_1_percent_variance_share": self.variance_concentration(0.01),
             "infinite_rows": self.infinite_rows,
             "finite_log_loss_nats": self.finite_log_loss,
             "floor": self.floor,
