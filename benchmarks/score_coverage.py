@@ -23,7 +23,7 @@ from xent.scoring.intervals import FEWEST_CARRIERS, FEWEST_ROWS, mean_interval
 from xent.scoring.summary import LossSummary
 
 __all__ = [
-    "CLUSTERED", "CLUSTERS", "PAGE", "PROCESSES", "SIZES", "STORED", "Cell", "failures",
+    "CLUSTERED", "CLUSTERS", "PAGE", "PROCESSES", "SIZES", "STORED", "UNEVEN", "Cell", "failures",
     "render_page", "simulate", "simulate_all", "simulate_clusters", "table",
 ]  # fmt: skip
 
@@ -104,6 +104,7 @@ def _alike(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 CLUSTERED = "clusters of 20 rows that share a shift of the logit"
+UNEVEN = "clusters of 1 to 20 rows that share a shift of the logit"
 
 
 @cache
@@ -193,22 +194,31 @@ def _agree(loss: np.ndarray, w: np.ndarray, lower: float, doubt: bool, carriers:
         raise AssertionError(f"the library's interval is another: {found}, {lower}, {doubt}")
 
 
-def simulate_clusters(clusters: int, samples: int = SAMPLES, seed: int = 0) -> Cell:
+def simulate_clusters(
+    clusters: int, samples: int = SAMPLES, seed: int = 0, *, uneven: bool = False
+) -> Cell:
     """Count the intervals of samples of clusters, and those that take rows for independent."""
     random = np.random.default_rng([seed, clusters])
     loss = _alike(random, (samples, clusters))
+    # Sizes have nothing to do with losses, so that the mean is that of clusters of one size.
+    sizes = np.full((samples, clusters), 20)
+    if uneven:
+        drawn = np.exp(1.0 + random.standard_normal((samples, clusters)))
+        sizes = np.clip(drawn.astype(int), 1, 20)
     mean = _mean(CLUSTERED)
     held = doubted = naive = 0
-    for sample in loss:
-        totals = ClusterSummary.from_totals(np.full(clusters, 20.0), sample.sum(axis=1))
+    for sample, size in zip(loss, sizes, strict=True):
+        there = np.arange(20) < size[:, None]
+        totals = ClusterSummary.from_totals(size, np.where(there, sample, 0.0).sum(axis=1))
         found = totals.interval(LEVEL)
-        rows = mean_interval(LossSummary.from_rows(sample.ravel()), level=LEVEL)
+        rows = mean_interval(LossSummary.from_rows(sample[there]), level=LEVEL)
         if found is None or rows is None:
             raise AssertionError("every sample has an interval")
         held += found.lower <= mean <= found.upper
         naive += rows.lower <= mean <= rows.upper
         doubted += bool(found.doubts)
-    return Cell(CLUSTERED, clusters, samples, held / samples, doubted / samples, naive / samples)
+    name = UNEVEN if uneven else CLUSTERED
+    return Cell(name, clusters, samples, held / samples, doubted / samples, naive / samples)
 
 
 def simulate_all(samples: int = SAMPLES) -> Iterator[Cell]:
@@ -218,8 +228,9 @@ def simulate_all(samples: int = SAMPLES) -> Iterator[Cell]:
             show_progress(f"{process}, {n} rows")
             yield simulate(process, n, samples)
     for clusters in CLUSTERS:
-        show_progress(f"{clusters} clusters")
-        yield simulate_clusters(clusters, samples)
+        for uneven in (False, True):
+            show_progress(f"{clusters} clusters")
+            yield simulate_clusters(clusters, samples, uneven=uneven)
 
 
 def failures(cells: Sequence[Line]) -> list[str]:
@@ -248,11 +259,12 @@ def _rows_table(cells: Sequence[Line]) -> str:
 
 
 def _clusters_table(cells: Sequence[Line]) -> str:
-    rows = [["clusters", "by clusters", "doubted", "as if rows were independent"]]
-    for cell in (c for c in cells if c["process"] == CLUSTERED):
+    rows = [["clusters", "rows of each", "by clusters", "doubted", "as if rows were independent"]]
+    for cell in (c for c in cells if c["process"] in {CLUSTERED, UNEVEN}):
         rows.append(
             [
                 str(cell["n"]),
+                "20" if cell["process"] == CLUSTERED else "1 to 20",
                 f"{100 * cell['covered']:.1f}",
                 f"{100 * cell['doubted']:.0f}",
                 f"{100 * cell['independent']:.1f}",

@@ -221,7 +221,7 @@ def test_the_callers_matrix_stays_as_it_is():
 
 def test_a_tolerance_that_rounding_hides_is_warned_of():
     random = np.random.default_rng(0)
-    x = random.normal(size=(3000, 5))
+    x = random.normal(size=(600, 5))
     y = labels_of(x, random)
     for dtype in (np.float32, np.float64):
         assert quiet_fit(x.astype(dtype), y, tol=1e-10).history_[-1].gradient_norm <= 1e-10

@@ -146,7 +146,15 @@ def test_few_or_uneven_clusters_are_doubted():
     few = ClusterSummary.from_totals([1.0] * 49, np.arange(49.0)).interval()
     assert few.doubts == ("there are only 49 clusters",)
     uneven = ClusterSummary.from_totals([1e6, *[1.0] * 99], np.arange(100.0)).interval()
-    assert uneven.doubts == ("by their sizes the clusters are worth only 1",)
+    assert uneven.doubts == (
+        "by their sizes the clusters are worth only 1",
+        "half of the variance is that of one cluster",
+    )
+    odd = ClusterSummary.from_totals([1.0] * 100, [*np.arange(99.0), 5000.0], range(100))
+    assert odd.interval().doubts == ("half of the variance is that of one cluster",)
+    even = ClusterSummary.from_totals([1.0] * 100, np.arange(100.0), range(100, 200))
+    assert even.interval().doubts == ()
+    assert odd.merge(even).interval().doubts == odd.interval().doubts
     lost = ClusterSummary.from_totals([1.0, 1.0], [1.0, 2.0], infinite=1)
     assert (lost.mean, lost.standard_error) == (math.inf, None)
     with pytest.raises(OptionError, match="must be among the 1"):

@@ -39,7 +39,7 @@ def cells(text):
     return found
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(st.text(max_size=30))
 @example("a|b")
 @example("`|`@x")

@@ -13,11 +13,11 @@ def test_a_small_table_is_made_asked_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "BLOCK", 3000)
     lines = list(scoring.measure_all(tmp_path, 6000, 1, wide_lists=500))
     kinds = [line["kind"] for line in lines]
-    assert kinds == ["time"] * 4 + ["peer"] + ["memory"] * 4
+    assert kinds == ["time"] * 5 + ["peer"] + ["memory"] * 4
     assert [line["rows"] for line in lines if line["kind"] == "memory"] == [3000, 6000, 24000, 500]
     assert lines[4]["difference"] < 1e-7
     told = scoring.reached(lines)
-    assert len(told) == 9
+    assert len(told) == 10
     assert all(line.startswith(("holds", "misses")) for line in told)
     page = scoring.render_page("<!-- scoring-speed -->\n<!-- /scoring-speed -->\n", lines)
     assert "| the table four times | 24 000 |" in page

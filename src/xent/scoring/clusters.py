@@ -47,6 +47,8 @@ class ClusterSummary:
         ΣW_g and ΣW_g².
     first, crossed, second
         ΣL_g, ΣL_g·W_g and ΣL_g², without the infinite losses.
+    largest
+        The largest e_g², of merged summaries the largest of any part.
     names
         Numbers that tell the clusters' names apart; None where there are more than 100 000.
 
@@ -74,6 +76,7 @@ class ClusterSummary:
     first: float = 0.0
     crossed: float = 0.0
     second: float = 0.0
+    largest: float = 0.0
     names: frozenset[int] | None = frozenset()
 
     @classmethod
@@ -132,6 +135,7 @@ class ClusterSummary:
             first=float(rest.sum()),
             crossed=float((rest * weight).sum()),
             second=float((rest * rest).sum()),
+            largest=float((rest * rest).max(initial=0.0)),
             names=told,
         )
 
@@ -195,6 +199,7 @@ class ClusterSummary:
             first=math.fsum(part.first for part in moved),
             crossed=math.fsum(part.crossed for part in moved),
             second=math.fsum(part.second for part in moved),
+            largest=max(part.largest for part in parts),
             names=together if len(together) <= MOST_NAMES else None,
         )
 
@@ -217,7 +222,8 @@ class ClusterSummary:
         """Return the interval of the mean, by Student's t with G − 1 degrees of freedom.
 
         None where the standard error is. Clusters of different sizes count as fewer: with the share
-        v_g of the weight the doubt is raised where 1/Σv_g² < 50.
+        v_g of the weight a doubt is raised where 1/Σv_g² < 50, and another where one cluster makes
+        up half of the variance.
 
         Raises
         ------
@@ -234,6 +240,8 @@ class ClusterSummary:
             doubts.append(f"there are only {self.clusters} clusters")
         elif effective < FEWEST_CLUSTERS:
             doubts.append(f"by their sizes the clusters are worth only {effective:.3g}")
+        if self.largest > 0.5 * (error * self.weight) ** 2:
+            doubts.append("half of the variance is that of one cluster")
         if error == 0.0:
             doubts.append("all clusters have the same mean")
         degrees = float(self.clusters - 1)
@@ -267,7 +275,7 @@ class ClusterSummary:
             if not math.isfinite(value):
                 raise ValueError(f"{name} of clusters must be finite: got {value!r}")
         counts = (numbers["clusters"], numbers["infinite_clusters"])
-        sums = (numbers["weight"], numbers["weight_squared"], numbers["second"])
+        sums = tuple(numbers[n] for n in ("weight", "weight_squared", "second", "largest"))
         if not all(isinstance(n, int) for n in counts) or not 0 <= counts[1] <= counts[0]:
             raise ValueError(f"clusters must be counted, infinite ones among them: got {counts}")
         if min(sums) < 0 or (counts[0] > 0) != (sums[0] > 0):
@@ -289,7 +297,7 @@ def clusters_of(query: Query, column: str, centre: float) -> ClusterSummary:
     column
         Its name, for messages.
     centre
-        What the losses are summed about, nats.
+        What the losses are summed about, nats: their mean.
 
     Raises
     ------
@@ -336,9 +344,10 @@ def totals_of(table: Table, rows: str, column: str, centre: float) -> ClusterSum
         If a row is in no cluster.
     """
     totals = totals_sql(rows, centre)
-    ((clusters, infinite, weight, squared, first, crossed, second, missing),) = table.rows(
+    ((clusters, infinite, weight, squared, first, crossed, second, largest, missing),) = table.rows(
         "SELECT count(*), count_if(lost > 0), fsum(weight), fsum(weight * weight), fsum(loss), "
-        f"fsum(loss * weight), fsum(loss * loss), count_if(name IS NULL) FROM {totals}"
+        "fsum(loss * weight), fsum(loss * loss), max(loss * loss), count_if(name IS NULL) "
+        f"FROM {totals}"
     )
     if missing:
         raise TableError(
@@ -359,5 +368,6 @@ def totals_of(table: Table, rows: str, column: str, centre: float) -> ClusterSum
         first=float(first or 0.0),
         crossed=float(crossed or 0.0),
         second=float(second or 0.0),
+        largest=float(largest or 0.0),
         names=names,
     )

@@ -241,31 +241,38 @@ class Query:
 
     # ---- what is asked ------------------------------------------------------------------------
 
-    def _sums(self, about: str, *, explain: bool) -> dict[str, str]:
-        """Return what is summed in every group: names, each with its SQL."""
-        if self._weighted:
-            w2 = self._squared_weight
-            sums = {
-                "finite": self._count("l IS NOT NULL"),
-                "infinite": self._count("l IS NULL"),
-                "weight": "fsum(w) FILTER (l IS NOT NULL)",
-                "weight_squared": f"fsum({w2}) FILTER (l IS NOT NULL)",
-                "infinite_weight": "fsum(w) FILTER (l IS NULL)",
-                "infinite_weight_squared": f"fsum({w2}) FILTER (l IS NULL)",
-                "first": f"fsum(w * {about})",
-                "first_squared": f"fsum({w2} * {about})",
-                "second_squared": f"fsum({w2} * {about} * {about})",
-                "correct": "fsum(w) FILTER (guess = k)",
-            }
-            if not self.reading.counts:  # (wℓ)² keeps its digits where w² alone would overflow
-                sums["second_squared"] = f"fsum(w * {about} * (w * {about}))"
-        else:
-            sums = {
+    def _loss_sums(self, about: str = "l") -> dict[str, str]:
+        """Return what a summary of losses is made of: names, each with its SQL."""
+        if not self._weighted:
+            return {
+                "rows": "count(*)",
                 "finite": "count(l)",
                 "first": f"fsum({about})",
                 "second_squared": f"fsum({about} * {about})",
-                "correct": "count_if(guess = k)",
             }
+        w2 = self._squared_weight
+        return {
+            "rows": "count(*)",
+            "finite": self._count("l IS NOT NULL"),
+            "infinite": self._count("l IS NULL"),
+            "weight": "fsum(w) FILTER (l IS NOT NULL)",
+            "weight_squared": f"fsum({w2}) FILTER (l IS NOT NULL)",
+            "infinite_weight": "fsum(w) FILTER (l IS NULL)",
+            "infinite_weight_squared": f"fsum({w2}) FILTER (l IS NULL)",
+            "first": f"fsum(w * {about})",
+            "first_squared": f"fsum({w2} * {about})",
+            # (wℓ)² keeps its digits where w² alone would overflow
+            "second_squared": f"fsum({w2} * {about} * {about})"
+            if self.reading.counts
+            else f"fsum(w * {about} * (w * {about}))",
+        }
+
+    def _sums(self, *, explain: bool) -> dict[str, str]:
+        """Return what is summed in every group: names, each with its SQL."""
+        sums = self._loss_sums()
+        sums |= {
+            "correct": "fsum(w) FILTER (guess = k)" if self._weighted else "count_if(guess = k)"
+        }
         if self.tolerance > self.strict:
             sums |= {"loose": self._count(f"abs(total - 1.0) > {self.strict!r}")}
         if self.predictions.already is not None:
@@ -279,7 +286,7 @@ class Query:
             if not self.reading.soft:
                 del top["hits"]  # what is correct
             sums |= {"brier": f"fsum({w}b)", **{f"top_{name}": sql for name, sql in top.items()}}
-        return {"rows": "count(*)", **sums}
+        return sums
 
     def _count(self, condition: str) -> str:
         """Return SQL for how many rows of those that count fulfil a condition."""
@@ -287,21 +294,44 @@ class Query:
             return f"TRY_CAST(coalesce(fsum(w) FILTER ({condition}), 0) AS BIGINT)"
         return f"count_if({condition}{' AND w > 0' if self._weighted else ''})"
 
-    def scan(self, centres: Sequence[float] | None = None, *, explain: bool = True) -> Scan:
-        """Scan the table once.
+    def summaries(
+        self, centres: Sequence[float] | None = None, *, judged: bool = True
+    ) -> dict[int, LossSummary]:
+        """Return the statistics of the losses by the true class, and nothing else.
 
         Parameters
         ----------
         centres
             Per class what its sums are taken about, if not 0.
-        explain
-            Whether to group by more than the class.
+        judged
+            As of `losses`.
         """
         about = "l"
         if centres is not None and any(centres):
             cases = " ".join(f"WHEN {k} THEN {c!r}" for k, c in enumerate(centres, 1) if c)
             about = f"(l - CASE k {cases} ELSE 0.0 END)"
-        sums = self._sums(about, explain=explain)
+        sums = self._loss_sums(about)
+        found = self.table.rows(
+            f"SELECT k, {', '.join(sums.values())} FROM "
+            f"{self.losses(numbered=False, judged=judged)} WHERE fault = 0 GROUP BY k ORDER BY k"
+        )
+        names = [f"n_{name}" for name in sums]
+        return {
+            k: self._summary(
+                dict(zip(names, row, strict=True)), 0.0 if centres is None else centres[k - 1]
+            )
+            for k, *row in found
+        }
+
+    def scan(self, *, explain: bool = True) -> Scan:
+        """Scan the table once.
+
+        Parameters
+        ----------
+        explain
+            Whether to group by more than the class.
+        """
+        sums = self._sums(explain=explain)
         groups: dict[str, dict[Any, dict[str, Any]]] = {}
         faults: dict[str, int] = {}
         whole = "guess" if explain and self.length**2 <= MOST_GUESSES else "k"
@@ -325,10 +355,7 @@ class Query:
         for (k, _, _), row in cells(whole).items():
             by_class.setdefault(k, []).append(row)
         classes = {
-            k: self._cell(
-                {f"n_{n}": math.fsum(row[f"n_{n}"] or 0 for row in rows) for n in sums},
-                0.0 if centres is None else centres[k - 1],
-            )
+            k: self._cell({f"n_{n}": math.fsum(row[f"n_{n}"] or 0 for row in rows) for n in sums})
             for k, rows in sorted(by_class.items())
         }
         guesses = {(k, guess): self._cell(row) for (k, guess, _), row in cells("guess").items()}
@@ -391,7 +418,11 @@ class Query:
         names = ["part", "fault", "a", "b", "s", *(f"n_{name}" for name in sums)]
         return [dict(zip(names, row, strict=True)) for row in self.table.rows(sql)]
 
-    def _cell(self, row: Mapping[str, Any], centre: float = 0.0) -> Cell:
+    def _cell(self, row: Mapping[str, Any]) -> Cell:
+        brier, correct = (float(row.get(f"n_{name}") or 0.0) for name in ("brier", "correct"))
+        return Cell(int(row["n_rows"]), self._summary(row), brier, correct)
+
+    def _summary(self, row: Mapping[str, Any], centre: float = 0.0) -> LossSummary:
         def of(name: str) -> float:
             return float(row.get(f"n_{name}") or 0.0)
 
@@ -405,7 +436,7 @@ class Query:
             weight = squared = float(finite)
             lost = lost_squared = float(infinite)
             first_squared = of("first")
-        summary = LossSummary(
+        return LossSummary(
             finite_rows=finite,
             finite_weight=weight,
             finite_weight_squared=squared,
@@ -417,7 +448,6 @@ class Query:
             first_squared=first_squared,
             second_squared=of("second_squared"),
         )
-        return Cell(int(row["n_rows"]), summary, of("brier"), of("correct"))
 
     def _top(self, groups: Mapping[int, Mapping[str, Any]]) -> Histogram:
         """Return the histogram of the likeliest class: with what probability is it the truth."""

@@ -162,7 +162,7 @@ def score(
                     f"{MOST_GUESSES} values at most: got more. Hint: --by takes columns whose "
                     "values rows share; cut numbers into ranges first."
                 )
-        tally = _well_centred(asked, scan.tally)
+        tally = _well_centred(asked, scan.tally, judged=bool(left_out))
         if length == 2 or class_wise:
             tally = _with_questions(asked, tally, judged=bool(left_out))
         if reading.soft:
@@ -330,7 +330,7 @@ def class_count(table: Table, reading: Reading) -> int:
     return length
 
 
-def _well_centred(query: Query, tally: Tally) -> Tally:
+def _well_centred(query: Query, tally: Tally, *, judged: bool) -> Tally:
     """Scan again about each class's mean where sums about 0 lose the variance.
 
     Only losses that differ by less than a hundredth of their size need it, such as a model that
@@ -347,8 +347,8 @@ def _well_centred(query: Query, tally: Tally) -> Tally:
     if not any(centres):
         return tally
     # The other groups' variances are not looked at to so many digits.
-    again = query.scan(centres, explain=False).tally.classes
-    classes = {k: replace(tally.classes[k], summary=cell.summary) for k, cell in again.items()}
+    again = query.summaries(centres, judged=judged)
+    classes = {k: replace(tally.classes[k], summary=summary) for k, summary in again.items()}
     return replace(tally, classes=classes)
 
 
