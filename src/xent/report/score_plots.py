@@ -227,18 +227,28 @@ def score_figure(score: Score, kind: str, label: str | None) -> Figure:
                 f"label must not be given with the losses: got {label!r}. "
                 "Hint: plot('reliability', label) is about one label."
             )
+        if not score.summary.finite_rows:
+            raise OptionError(
+                "kind must not be 'losses' where every loss is infinite: got 'losses'. "
+                "Hint: score(…, floor=1e-15) gives P(truth) = 0 a finite loss."
+            )
         return Figure(loss_histogram(score.loss_bins))
+    if kind not in {"reliability", "decomposition"}:
+        raise OptionError(
+            f"kind must be 'losses', 'reliability' or 'decomposition': got {kind!r}. "
+            "Hint: plot() shows how many rows lost how much."
+        )
     asked = _calibration_of(score, label)
     question = "Is the likeliest label right?" if not asked.labels else f"Is it {asked.labels[0]}?"
     if kind == "reliability":
         curve = reliability_curve(asked.histogram)
         return Figure(reliability_diagram(asked.histogram, curve, plain(question)))
-    if kind == "decomposition":
-        return Figure(decomposition_bar(asked.log_loss, plain(question)))
-    raise OptionError(
-        f"kind must be 'losses', 'reliability' or 'decomposition': got {kind!r}. "
-        "Hint: plot() shows how many rows lost how much."
-    )
+    if not math.isfinite(asked.log_loss.score):
+        raise OptionError(
+            "kind must not be 'decomposition' where the loss is infinite: got 'decomposition'. "
+            "Hint: plot('reliability') has no infinite part."
+        )
+    return Figure(decomposition_bar(asked.log_loss, plain(question)))
 
 
 def _calibration_of(score: Score, label: str | None) -> ClassCalibration:
