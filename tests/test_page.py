@@ -121,14 +121,15 @@ def test_every_value_of_the_data_is_escaped(tmp_path):
         f"p_{name}": p[:, i] for i, name in enumerate(odd)
     }
     result = score(source, by=["slice"], class_wise=True)
-    page = render_page(
-        result, compare(source | {"id": np.arange(100)}, source | {"id": np.arange(100)}, key="id")
-    )
-    checked(page)
-    for text in ("&lt;script&gt;", "&amp;", "{{ page }}", r"a\nb\x1b[31m"):
-        assert text in page
-    assert "x" * 400 not in page
-    assert "\x1b" not in page
+    once = source | {"id": np.array([f"{i}{name}" for i, name in enumerate(label)])}
+    other = once | {f"p_{name}": (p[:, i] + 0.2) / 2.0 for i, name in enumerate(odd)}
+    comparison = compare(once, other, key="id", by=["slice"])
+    for page in (render_page(result, comparison), render_comparison_page(comparison)):
+        checked(page)
+        for text in ("&lt;script&gt;", "&amp;", "{{ page }}", r"a\nb\x1b[31m"):
+            assert text in page
+        assert "x" * 400 not in page
+        assert "\x1b" not in page
 
 
 def test_a_thousand_labels_and_slices_fit(tmp_path):
@@ -239,29 +240,36 @@ def test_a_browser_shows_every_headline_number(tmp_path, digits, width, dark):
     assert ink in told["bar"]
 
 
-@browser
-def test_a_narrow_phone_scrolls_tables_and_not_the_page(tmp_path, digits):
-    # Chromium's window is no narrower than 500; a frame of 360 is.
-    page = render_page(*digits).replace("</body>", PROBE + "</body>")
-    inner = tmp_path / "inner.html"
-    inner.write_text(page, encoding="utf-8")
-    outer = f"""<!doctype html><body><iframe width=360 height=800 srcdoc="{html.escape(page)}"></iframe><script>
+def framed(folder, page):
+    """Return what a page says of itself in a frame as wide as a phone.
+
+    Chromium's window is no narrower than 500; a frame of 360 is.
+    """
+    inner = html.escape(page.replace("</body>", PROBE + "</body>"))
+    outer = f"""<!doctype html><body><iframe width=360 height=800 srcdoc="{inner}"></iframe><script>
       addEventListener('load', () => setTimeout(() => {{
       const told = frames[0].document.body.innerText; document.body.innerHTML = ''; document.body.append(told) }}, 300))</script></body>"""
-    path = tmp_path / "outer.html"
+    path = folder / "outer.html"
     path.write_text(outer, encoding="utf-8")
     done = subprocess.run(
-        [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
          "--virtual-time-budget=5000", "--dump-dom", path.as_uri()],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    told = json.loads(
+    return json.loads(
         html.unescape(re.search(r"<body>(.*)</body>", done.stdout, flags=re.DOTALL)[1])
     )
+
+
+@browser
+@pytest.mark.parametrize("of", ["score", "comparison"])
+def test_a_narrow_phone_scrolls_tables_and_not_the_page(tmp_path, digits, of):
+    page = render_page(*digits) if of == "score" else render_comparison_page(digits[1])
+    told = framed(tmp_path, page)
     assert told["view"] == 360
     assert told["width"] <= 360
     assert told["outside"] == 0
-    for text in headline(digits[0]):
+    for text in headline(digits[0]) if of == "score" else compared_numbers(digits[1]):
         assert text in told["text"], text
 
 
@@ -278,6 +286,8 @@ def compared_numbers(found):
         signed(total.interval.upper),
         f"{found.rows:,}",
         signed(found.models[1].worse[0].difference),
+        number(total.p_value),
+        signed(found.models[1].bootstrap.lower),
     ]
 
 

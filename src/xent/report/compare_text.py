@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xent.report.wording import (
@@ -22,7 +22,7 @@ from xent.units import from_nats
 if TYPE_CHECKING:
     from xent.scoring.comparison import ComparedModel, Comparison, Difference, DifferingRow
 
-__all__ = ["render_comparison", "signed", "verdict"]
+__all__ = ["by_size", "render_comparison", "signed", "total_facts", "verdict"]
 
 _MOST_GROUPS = 20
 
@@ -167,9 +167,27 @@ def signed(value: float | None) -> str:
 
 def _total_lines(model: ComparedModel, comparison: Comparison) -> Any:
     lines = grid("left", "left")
+    for name, said in total_facts(model, comparison):
+        lines.add_row(f"  {name}" if name else "", said)
+    return lines
+
+
+def total_facts(model: ComparedModel, comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what is known of a model's difference on all rows, each with what it is called.
+
+    What has no name is about the fact before it.
+
+    Parameters
+    ----------
+    model
+        One of those that the first is compared with.
+    comparison
+        What it is part of.
+    """
+    facts: list[tuple[str, str]] = []
     total = model.total
     if total is None:
-        return lines
+        return facts
     for interval, how in (
         (total.interval, "" if comparison.cluster is None else f", by {plain(comparison.cluster)}"),
         (model.bootstrap, ", by drawing anew"),
@@ -177,19 +195,25 @@ def _total_lines(model: ComparedModel, comparison: Comparison) -> Any:
         if interval is not None:
             bits = [signed(from_nats(end, "bits")) for end in (interval.lower, interval.upper)]
             ends = f"{signed(interval.lower)} to {signed(interval.upper)} nats"
-            lines.add_row(f"  {percent(interval.level)}{how}", f"{ends} = {' to '.join(bits)} bits")
-            for doubt in interval.doubts:
-                lines.add_row("", f"not to be trusted: {doubt}")
+            facts.append((f"{percent(interval.level)}{how}", f"{ends} = {' to '.join(bits)} bits"))
+            facts += [("", f"not to be trusted: {doubt}") for doubt in interval.doubts]
     if total.p_value is not None:
-        lines.add_row("  p", f"{number(total.p_value)}: so likely without a difference")
+        facts.append(("p", f"{number(total.p_value)}: so likely without a difference"))
     for many, said in (
         (total.pairs.first_infinite, "the first alone called the truth impossible"),
         (total.pairs.second_infinite, "this one alone did"),
         (total.pairs.both_infinite, "both did, so that they are in no difference"),
     ):
         if many:
-            lines.add_row(f"  {count(many, 'row')}", said)
-    return lines
+            facts.append((count(many, "row"), said))
+    return facts
+
+
+def by_size(groups: Iterable[Difference]) -> list[Difference]:
+    """Return differences, those that no mean tells first, then the largest."""
+    return sorted(
+        groups, key=lambda g: (-abs(g.mean) if g.mean is not None else -math.inf, str(g.value))
+    )
 
 
 def _groups_table(column: str, groups: Sequence[Difference]) -> Any:
@@ -200,9 +224,7 @@ def _groups_table(column: str, groups: Sequence[Difference]) -> Any:
     table.add_column(plain(column), overflow="fold")
     for head in ("rows", "difference (nats)", "bits", "from", "to", "p, by Holm", "share"):
         table.add_column(head, justify="right")
-    order = sorted(
-        groups, key=lambda g: (-abs(g.mean) if g.mean is not None else -math.inf, str(g.value))
-    )
+    order = by_size(groups)
     for group in order[:_MOST_GROUPS]:
         ends = ("", "")
         if group.interval is not None:

@@ -12,19 +12,24 @@ from xent.report.parts import (
     concentration,
     headline,
     mistakes_table,
-    short,
     slice_table,
     split_table,
     worst_table,
 )
+from xent.report.wording import plain
 
 if TYPE_CHECKING:
     from xent.scoring import Comparison, Score
 
 __all__ = ["render_comparison_markdown", "render_markdown"]
 
-# Beyond letters, digits and these a character may mean something.
-_MEANING = re.compile(r"[^\w .,;%+−–±×∞°()…'?/:=-]|_|:(?=//)")
+# What names somebody or something, or an emoji: read as such in the finished text, so that writing
+# its first character as a number is not enough. And beyond letters, digits and a few others a
+# character may mean something, as do those in the midst of an address.
+_MEANING = re.compile(
+    r"(?P<call>@|#(?=\w)|(?<!\w)GH-(?=\d)|:(?=[\w+-]+:))"
+    r"|[^\w .,;%+−–±×∞°()…'?/:=-]|_|:(?=//)|(?<=www)\."
+)
 
 
 def render_markdown(score: Score) -> str:
@@ -50,13 +55,13 @@ def render_markdown(score: Score) -> str:
     said = headline(score)
     lines = [f"### Log loss of {_literal(score.path)}", ""]
     lines += [f"**{said['loss']} nats a row** = {said['bits']} bits", ""]
-    lines += [text for line in (said["between"], said["meaning"]) if line for text in (line, "")]
+    lines += _paragraphs(said["between"], said["meaning"])
     for warning in said["warnings"]:
         lines += [f"> **Note:** {_literal(warning)}", ""]
     facts = Table(
         "", ["", "", ""], [[name, value, about] for name, value, about in said["figures"]]
     )
-    lines += [*_table(facts), concentration(score), ""]
+    lines += [*_table(facts), *_paragraphs(concentration(score))]
     tables = [class_table(score), split_table(score), mistakes_table(score)]
     tables += [slice_table(score, column)["table"] for column in score.by]
     tables += [worst_table(score)]
@@ -86,8 +91,8 @@ def render_comparison_markdown(comparison: Comparison) -> str:
     """
     parts = comparison_parts(comparison)
     lines = ["### Comparison of predictions", ""]
-    for verdict in parts["verdicts"]:
-        lines += [f"**{_literal(verdict)}**", ""]
+    for verdict, facts in zip(parts["verdicts"], parts["facts"], strict=True):
+        lines += [f"**{_literal(verdict)}**", "", *(f"- {_literal(fact)}" for fact in facts), ""]
     for table in (parts["models"], *parts["groups"], *parts["rows"]):
         lines += _table(table)
     for note in parts["notes"]:
@@ -95,10 +100,15 @@ def render_comparison_markdown(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _paragraphs(*texts: str) -> list[str]:
+    """Return texts without values of the data, those that say something."""
+    return [line for text in texts if text for line in (text, "")]
+
+
 def _table(table: Table) -> list[str]:
     """Return a table, its first column to the left and numbers to the right."""
     rule = [":--", *["--:"] * (len(table.heads) - 1)]
-    rows = [[_literal(short(cell)) for cell in row] for row in (table.heads, *table.rows)]
+    rows = [[_literal(cell) for cell in row] for row in (table.heads, *table.rows)]
     rows.insert(1, rule)
     lines = [f"**{_literal(table.caption)}**", ""] if table.caption else []
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -108,14 +118,18 @@ def _table(table: Table) -> list[str]:
 def _literal(text: str) -> str:
     """Return text that Markdown shows as it is.
 
-    A character that might mean something is written as its number; a zero-width joiner after an @
-    or a # would change the text, so those that would mention somebody stay in a span of code.
+    A character that might mean something is written as its number. One that would mention somebody
+    is code too, where nobody is looked for, and its name is then a text of its own; a span of
+    backticks would be broken by a backtick or a bar in the text.
 
     Examples
     --------
     >>> print(_literal("a|b"), _literal("<b> & *c*"), _literal("@someone"))
-    a&#124;b &#60;b&#62; &#38; &#42;c&#42; `@someone`
+    a&#124;b &#60;b&#62; &#38; &#42;c&#42; <code>&#64;</code>someone
     """
-    if re.search(r"[@#]\w", text) and not re.search(r"[`|\\]", text) and text == text.strip():
-        return f"`{text}`"
-    return _MEANING.sub(lambda found: f"&#{ord(found.group())};", text)
+    return _MEANING.sub(_numbered, plain(text))
+
+
+def _numbered(found: re.Match[str]) -> str:
+    numbers = "".join(f"&#{ord(c)};" for c in found.group())
+    return f"<code>{numbers}</code>" if found["call"] else numbers

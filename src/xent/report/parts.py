@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xent.report.compare_text import signed, verdict
+from xent.report.compare_text import by_size, signed, total_facts, verdict
 from xent.report.score_plots import loss_bars
 from xent.report.wording import (
     count,
@@ -115,10 +115,10 @@ def headline(score: Score) -> dict[str, Any]:
 
 
 def concentration(score: Score) -> str:
-    """Return which rows the loss is that of, in a sentence."""
+    """Return which rows the loss is that of, in a sentence; nothing where there is no 1 %."""
     worst = score.concentration(0.01)
     if worst is None or score.n < 100:
-        return "Most rows lose little, and a few lose much; those few decide the mean."
+        return ""
     of_variance = score.variance_concentration(0.01)
     more = "" if of_variance is None else f", and {percent(of_variance)} of its variance"
     return f"The worst 1 % of the rows make up {percent(worst)} of the whole loss{more}."
@@ -240,19 +240,21 @@ def comparison_parts(comparison: Comparison) -> dict[str, Any]:
     for model in others:
         for column in dict.fromkeys(group.column for group in model.groups):
             some = [g for g in model.groups if g.column == column]
-            some.sort(key=lambda g: (-abs(g.mean) if g.mean is not None else 0.0, str(g.value)))
             rows = [
                 [
                     "(none)" if g.value is None else short(g.value),
                     f"{g.pairs.rows:,}",
                     signed(g.mean),
+                    "" if g.interval is None else signed(g.interval.lower),
+                    "" if g.interval is None else signed(g.interval.upper),
                     "" if g.adjusted_p_value is None else number(g.adjusted_p_value),
                 ]
-                for g in some[:MOST_LABELS]
+                for g in by_size(some)[:MOST_LABELS]
             ]
             caption = f"{short(model.path)}, the difference by {short(str(column))}"
             left = left_out(len(some) - len(rows), "values")
-            named = [short(str(column)), "rows", "nats a row", "p, by Holm"]
+            ends = [f"{level} from", "to"]
+            named = [short(str(column)), "rows", "nats a row", *ends, "p, by Holm"]
             groups.append(Table(caption, named, rows, left))
     rows_of = []
     for model in others:
@@ -273,6 +275,7 @@ def comparison_parts(comparison: Comparison) -> dict[str, Any]:
                 rows_of.append(Table(caption, heads_of_rows, told))
     return {
         "verdicts": [plain(verdict(first, model)) for model in others],
+        "facts": [_sentences(total_facts(model, comparison)) for model in others],
         "models": Table(
             f"{comparison.rows:,} rows paired by {short(comparison.key)}", heads, models
         ),
@@ -280,6 +283,17 @@ def comparison_parts(comparison: Comparison) -> dict[str, Any]:
         "rows": rows_of,
         "notes": [f"{note[0].upper()}{note[1:]}" for note in map(plain, comparison.notes)],
     }
+
+
+def _sentences(facts: Iterable[tuple[str, str]]) -> list[str]:
+    """Return facts with their names before them, and after each what is about it."""
+    sentences: list[str] = []
+    for name, said in facts:
+        if name:
+            sentences.append(f"{name}: {said}")
+        else:
+            sentences[-1] += f"; {said}"
+    return sentences
 
 
 def split_table(score: Score) -> Table | None:
@@ -294,10 +308,12 @@ def split_table(score: Score) -> Table | None:
             number(each.log_loss.miscalibration),
             number(each.log_loss.discrimination),
             number(each.log_loss.uncertainty),
+            number(each.smooth_calibration_error),
         ]
         for each in asked
     ]
     heads = ["question", "nats", "= miscalibration", "− discrimination", "+ uncertainty"]
+    heads.append("smooth calibration error")
     caption = "As yes-or-no questions, each with a loss of its own"
     return Table(caption, heads, rows) if rows else None
 

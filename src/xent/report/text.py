@@ -55,7 +55,7 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
     console.print(_headline(score))
     console.print()
     console.print(_class_table(score, wide=console.width >= 80))
-    for line in _calibration_lines(score, wide=console.width >= 80):
+    for line in _calibration_lines(score, wide=console.width >= 96):
         console.print(line)
     mistakes = [c for c in score.confusions if c.label != c.guess][:_MOST_CONFUSIONS]
     if len(score.classes) > 2 and mistakes:
@@ -104,6 +104,7 @@ def _calibration_lines(score: Score, *, wide: bool) -> list[Any]:
         for s in splits
     ]
     questions = [_asked(calibration.labels) for calibration in asked]
+    errors = [number(calibration.smooth_calibration_error) for calibration in asked]
     if not wide:
         # Sentences fold where columns would be cut.
         return [
@@ -111,15 +112,16 @@ def _calibration_lines(score: Score, *, wide: bool) -> list[Any]:
             *(
                 f"{question} (nats) "
                 + " ".join(f"{name} {term}" for name, term in zip(names, row, strict=True))
-                for question, row in zip(questions, terms, strict=True)
+                + f"; smooth calibration error {error}"
+                for question, row, error in zip(questions, terms, errors, strict=True)
             ),
         ]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("as yes or no (nats)", overflow="fold")
-    for name in names:
+    for name in (*names, "smECE"):
         table.add_column(name, justify="right", no_wrap=True)
-    for question, row in zip(questions, terms, strict=True):
-        table.add_row(question, *row)
+    for question, row, error in zip(questions, terms, errors, strict=True):
+        table.add_row(question, *row, error)
     return ["", table]
 
 
