@@ -195,7 +195,7 @@ def test_tables_that_are_not_paired(tmp_path):
             key="id",
             classes=["a", "b"],
         )
-    with pytest.raises(TableError, match="--id must name"):
+    with pytest.raises(TableError, match="--key must name"):
         compare(a, a, key="name")
     with pytest.raises(OptionError, match="two tables or more"):
         compare(a, key="id")

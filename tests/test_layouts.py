@@ -337,3 +337,75 @@ def test_the_command_reads_labels_from_a_file_and_shows_columns(tmp_path):
     )  # fmt: skip
     assert same_file.returncode == 2
     assert (tmp_path / "l.csv").read_text().startswith("id,label")
+
+
+def test_truths_of_every_kind_may_lie_in_another_table():
+    table, _, _ = many_truths(30)
+    truths = {"id": table["id"], **{k: v for k, v in table.items() if k.startswith("y_")}}
+    bare = {k: v for k, v in table.items() if not k.startswith("y_")}
+    many = score(bare, labels=truths, key="id", multi_label="y_*")
+    assert many.log_loss == pytest.approx(score(table, multi_label="y_*").log_loss)
+    wide = rows(20)
+    t = np.random.default_rng(3).dirichlet(np.ones(3), 20)
+    soft = {"id": wide["id"], **{f"y_{name}": t[:, k] for k, name in enumerate(NAMES)}}
+    found = score(wide, labels=soft, key="id", soft_labels="y_*")
+    whole = score(wide | soft, soft_labels="y_*")
+    assert found.log_loss == pytest.approx(whole.log_loss)
+    long = long_rows(wide)
+    place = {name: i for i, name in enumerate(wide["id"])}
+    long["t"] = [
+        t[place[i], NAMES.index(name)]
+        for i, name in zip(long["id"], long["class name"], strict=True)
+    ]
+    gathered = score(long, long="class name", id="id", soft_labels="t")
+    assert gathered.log_loss == pytest.approx(whole.log_loss)
+    assert gathered.label_entropy == pytest.approx(whole.label_entropy)
+
+
+def test_labels_without_rows_and_truths_of_two_kinds_are_refused():
+    wide = rows(4)
+    with pytest.raises(TableError, match="'dict 2' must have at least one row"):
+        score(wide, labels={"id": [], "label": []}, key="id")
+    with pytest.raises(OptionError, match="--soft-labels and --multi-label must not be given"):
+        score(wide, multi_label="p_*", soft_labels="p_*")
+    with pytest.raises(TableError, match="--key must name a column"):
+        compare(wide, wide, key="number")
+
+
+@pytest.mark.parametrize("kind", ["mapping", "pandas", "polars", "arrow"])
+def test_labels_that_differ_in_case_only_are_two(kind):
+    columns = {"label": ["a", "A", "A"], "p_a": [0.5, 0.25, 0.5], "p_A": [0.5, 0.75, 0.5]}
+    if kind == "pandas":
+        columns = pytest.importorskip("pandas").DataFrame(columns)
+    elif kind == "polars":
+        columns = pytest.importorskip("polars").DataFrame(columns)
+    elif kind == "arrow":
+        columns = pytest.importorskip("pyarrow").table(columns)
+    found = score(columns)
+    assert found.names == ("a", "A")
+    assert found.log_loss == pytest.approx((2 * math.log(2) - math.log(0.75)) / 3)
+
+
+def test_names_that_the_queries_use_are_names_like_any_other():
+    text = "d1 k w l p t rn c0 s0 zs tt costs top best fault good q r yes total high g part a b s"
+    names = text.split(" ")
+    random = np.random.default_rng(0)
+    p, y = random.dirichlet(np.ones(len(names)), 50), random.integers(0, len(names), 50)
+    wide = {"label": np.array(names)[y], **{name: p[:, k] for k, name in enumerate(names)}}
+    expected = -np.log(p[np.arange(50), y]).mean()
+    asked = ",".join(names)
+    assert score(wide, probabilities=asked).log_loss == pytest.approx(expected)
+    logs = wide | {name: np.log(p[:, k]) for k, name in enumerate(names)}
+    assert score(logs, probabilities=asked, scale="logits").log_loss == pytest.approx(expected)
+    for name in names:
+        other = {"truth": [0, 1, 1], "score": [0.1, 0.9, 0.6], name: ["u", "v", "u"]}
+        found = score(
+            other,
+            label="truth",
+            probabilities="score",
+            by=[name],
+            cluster=name,
+            show=[name],
+            id=name,
+        )
+        assert [s.cell.summary.n for s in found.slices] == [2, 1]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from xent.errors import OptionError, TableError
-from xent.scoring.columns import find_column, listed
+from xent.scoring.columns import find_column, listed, no_rows_error
 from xent.scoring.duckdb import Table, quote_text
 from xent.scoring.prediction_sql import Scale
 from xent.scoring.reading import (
@@ -87,6 +87,13 @@ def laid_out(
     OptionError
         If the wishes contradict each other.
     """
+    if wishes.multi_label is not None:
+        for flag, other in (("--long", wishes.long), ("--soft-labels", wishes.soft_labels)):
+            if other is not None:
+                raise OptionError(
+                    f"{flag} and --multi-label must not be given together: got {other!r} and "
+                    f"{wishes.multi_label!r}. Hint: --multi-label is for truths that are yes or no."
+                )
     found = LaidOut(table, wishes)
     if labels is not None:
         if key is None:
@@ -99,11 +106,6 @@ def laid_out(
         raise OptionError(
             f"--key must go with --labels: got {key!r} alone. Hint: it pairs labels that lie in "
             "another table with their predictions."
-        )
-    if wishes.long is not None and wishes.multi_label is not None:
-        raise OptionError(
-            f"--long and --multi-label must not be given together: got {wishes.long!r} and "
-            f"{wishes.multi_label!r}. Hint: in long rows each label can be a row's own question."
         )
     if wishes.long is not None:
         step = gathered(found.table, found.wishes, carried)
@@ -127,7 +129,7 @@ def with_labels(
 ) -> LaidOut:
     """Return a table with the columns of another one, whose rows are paired by a key.
 
-    Where both have a column of one name it is the first's, but for the label.
+    Where both have a column of one name it is the first's, but for the truth.
 
     Raises
     ------
@@ -135,8 +137,10 @@ def with_labels(
         If a key is missing or repeats, or a label has no prediction and `allow_missing` is not set.
     """
     place, theirs = find_column(table, key, "key"), find_column(labels, key, "key")
-    truth = label_column(labels, wishes)
-    own = [i for i, name in enumerate(table.names) if name != labels.names[truth] or i == place]
+    if labels.first_row() is None:
+        raise no_rows_error(labels)
+    truths = [labels.names[column] for column in _truths_of(labels, wishes, theirs)]
+    own = [i for i, name in enumerate(table.names) if name not in truths or i == place]
     names = [table.names[i] for i in own]
     more = [i for i, name in enumerate(labels.names) if name not in names]
     ours = f"SELECT {table.label(place)} AS k, {table.number_of_row} AS rn"
@@ -160,8 +164,19 @@ def with_labels(
     source = f"(SELECT a.*, b.* EXCLUDE (k) FROM {mine} AS a LEFT JOIN {other} AS b ON a.k = b.k)"
     joined = table.derived([*names, *(labels.names[i] for i in more)], source)
     words = f"labels: from {str(labels.path)!r}, paired by column {key!r}"
-    told = replace(wishes, label=labels.names[truth])
+    several = wishes.multi_label is not None or wishes.soft_labels is not None
+    told = wishes if several else replace(wishes, label=truths[0])
     return LaidOut(joined, told, (words,), unpredicted=int(unpredicted))
+
+
+def _truths_of(labels: Table, wishes: Wishes, key: int) -> tuple[int, ...]:
+    """Return the columns of the truth in a table of labels."""
+    free = [i for i in range(len(labels.names)) if i != key]
+    if wishes.multi_label is not None:
+        return wished_columns(labels, wishes.multi_label, free, "multi-label")[0]
+    if wishes.soft_labels is not None:
+        return wished_columns(labels, wishes.soft_labels, free, "soft-labels")[0]
+    return (label_column(labels, wishes),)
 
 
 def _require_unique(table: Table, rows: str, key: str) -> None:
@@ -198,7 +213,10 @@ def gathered(table: Table, wishes: Wishes, carried: Sequence[str] = ()) -> LaidO
             "whose value the rows of one prediction share."
         )
     key, kind = find_column(table, wishes.id, "id"), find_column(table, wishes.long, "long")
-    label = label_column(table, wishes)
+    if wishes.soft_labels is not None:
+        label = find_column(table, wishes.soft_labels, "soft-labels")
+    else:
+        label = label_column(table, wishes)
     number, scale = _number_column(table, wishes, {key, kind, label})
     weights = [known_weights(table, wishes, {key, kind, label, number})]
     if wishes.counts is not None:
@@ -207,7 +225,8 @@ def gathered(table: Table, wishes: Wishes, carried: Sequence[str] = ()) -> LaidO
     kept += [find_column(table, name, "by or --cluster") for name in carried]
     kept = list(dict.fromkeys(kept))
     classes = _class_names(table, kind, wishes)
-    shared = [column for column in kept if column not in {key, number}]
+    listed_columns = {number, *([] if wishes.soft_labels is None else [label])}
+    shared = [column for column in kept if column not in {key, *listed_columns}]
     names = ", ".join(f"({quote_text(name)}, {i})" for i, name in enumerate(classes))
     rows = (
         f"(SELECT {', '.join(_aliased(table, kept))}, {table.label(key)} AS k, "
@@ -217,7 +236,7 @@ def gathered(table: Table, wishes: Wishes, carried: Sequence[str] = ()) -> LaidO
     for i, column in enumerate(kept):
         if column == key:
             told += [f"k AS c{i}"]
-        elif column == number:
+        elif column in listed_columns:
             told += [f"list(c{i} ORDER BY place) AS c{i}"]
         else:
             told += [f"min(c{i}) AS c{i}"]
@@ -237,7 +256,7 @@ def gathered(table: Table, wishes: Wishes, carried: Sequence[str] = ()) -> LaidO
     words = f"each prediction: the rows of one {wishes.id!r}, one for each class of {wishes.long!r}"
     told_wishes = replace(
         wishes,
-        label=table.names[label],
+        label=None if wishes.soft_labels is not None else table.names[label],
         probabilities=table.names[number],
         classes=classes,
         scale=scale.value,

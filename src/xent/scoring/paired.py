@@ -9,6 +9,7 @@ import numpy as np
 
 from xent.errors import OptionError, TableError
 from xent.scoring.clusters import ClusterSummary, totals_of, totals_sql
+from xent.scoring.columns import find_column
 from xent.scoring.comparison import (
     ComparedModel,
     Comparison,
@@ -187,6 +188,7 @@ class _Model(NamedTuple):
 def _prepared(laid: LaidOut, place: int, policy: Policy, grouping: Sequence[str]) -> _Model:
     """Judge a table as a score does, and keep its rows in the engine."""
     table, wishes = laid.table, laid.wishes
+    find_column(table, wishes.id or "", "key")
     reading = read_roles(table, wishes)
     slices = [grouping_column(table, reading, name, "by or --cluster") for name in grouping]
     query = Query(table, reading, length=class_count(table, reading), policy=policy, slices=slices)

@@ -212,7 +212,7 @@ class Predictions(ABC):
             return f"CASE WHEN z > {_LEAST} THEN (top - z) + {log1p_sql('others')} END"
         if self.scale is Scale.LOG:
             return f"CASE WHEN z > {_LEAST} THEN -least(z, 0.0) END"
-        return "CASE WHEN p > 0 THEN -ln(least(p, 1.0)) END"
+        return "CASE WHEN p >= 1.0 THEN 0.0 WHEN p > 0 THEN -ln(p) END"
 
     @property
     def told(self) -> list[str]:

@@ -229,10 +229,9 @@ class Query:
             f"CASE WHEN fault = 0 THEN {sql} ELSE 0.0 END AS {name}"
             for name, sql in (("lt", log_t), ("lct", log_rest), ("b", squares))
         ]
-        tops = (
-            f"(SELECT *, {self.truth.rightly} AS c, least(high, 1.0) AS t "
-            f"FROM {self.losses(numbered=False)})"
-        )
+        t = "CASE WHEN high < 1.0 THEN high ELSE 1.0 END AS t"
+        asked = f"SELECT *, {self.truth.rightly} AS c, {t}"
+        tops = f"({asked} FROM {self.losses(numbered=False)})"
         rests = f"(SELECT *, {self.predictions.complement} AS ct FROM {tops})"
         return (
             f"(SELECT *, {fine_loss_bin_sql('l')} AS lb, {below} AS f, "

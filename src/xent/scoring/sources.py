@@ -334,12 +334,13 @@ def _single(query: str) -> str:
     return query.strip().rstrip(";").strip()
 
 
-def _described(path: Path, source: str, place: _Place) -> Table:
-    """Return a table of which the engine knows the columns."""
+def _described(path: Path, source: str, place: _Place, own: Sequence[str] = ()) -> Table:
+    """Return a table of which the engine knows the columns; `own` are the names that they have."""
     require_unicode(source)
     with reading_errors(path, "cannot be asked this", "the query is SQL that DuckDB understands."):
         described = place.connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-    names = tuple(str(row[0]) for row in described)
+    identifiers = tuple(str(row[0]) for row in described)
+    names = tuple(own) if len(own) == len(identifiers) else identifiers
     refuse_twins(path, names)
     return Table(
         path=path,
@@ -349,7 +350,7 @@ def _described(path: Path, source: str, place: _Place) -> Table:
         source=source,
         numbered=source,
         number_of_row="row_number() OVER ()",
-        _identifiers=tuple(map(quote_name, names)),
+        _identifiers=tuple(map(quote_name, identifiers)),
         _connection=place.connection,
     )
 
@@ -385,7 +386,15 @@ def _open_frame(source: Source, place: _Place) -> Table:
         return _described(
             path, f"(SELECT * EXCLUDE ({hidden}), {', '.join(asked)} FROM {name})", place
         )
-    return _described(path, name, place)
+    return _described(path, name, place, _own_names(source))
+
+
+def _own_names(frame: Any) -> tuple[str, ...]:
+    """Return the names of a frame's columns; the engine renames those that differ in case only."""
+    names = frame if isinstance(frame, Mapping) else getattr(frame, "columns", ())
+    if hasattr(frame, "column_names"):  # Arrow's columns are not names
+        names = frame.column_names
+    return tuple(map(str, names))
 
 
 def _columns_of(arrays: Mapping[Any, Any]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
