@@ -4,12 +4,14 @@ import csv
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xent.errors import OptionError, TableError
 from xent.scoring import compare, score
+from xent.scoring.sources import open_tables
 
 NAMES = ["cat", "dog", "fox"]
 
@@ -409,3 +411,17 @@ def test_names_that_the_queries_use_are_names_like_any_other():
             id=name,
         )
         assert [s.cell.summary.n for s in found.slices] == [2, 1]
+
+
+def test_the_engine_is_held_to_2_gib_and_spills_where_nobody_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_tables([rows(3)]) as (table,):
+        ((limit, folder),) = table.rows(
+            "SELECT current_setting('memory_limit'), current_setting('temp_directory')"
+        )
+        assert limit == "2.0 GiB"
+        spill = Path(folder)
+        assert spill.is_dir()
+        assert tmp_path not in spill.parents
+    assert not spill.exists()
+    assert list(tmp_path.iterdir()) == []

@@ -146,7 +146,7 @@ def require_rows(table: Table) -> None:
     TableError
         If it has none.
     """
-    if table.first_row() is None:
+    if table.first_texts() is None:
         raise no_rows_error(table)
 
 

@@ -133,6 +133,10 @@ class Table:
         """Return whether a column is of a type of integers."""
         return bool(self.types) and self.types[column].endswith(("INT", "INTEGER"))
 
+    def is_float32(self, column: int) -> bool:
+        """Return whether a column holds float32."""
+        return bool(self.types) and self.types[column] == "FLOAT"
+
     def text(self, column: int) -> str:
         """Return SQL for a column as text, as its label would be written."""
         name = self._identifiers[column]
@@ -200,10 +204,15 @@ class Table:
         with reading_errors(self.path, f"cannot be copied to {str(target)!r}", hint):
             _interruptible(self._connection, sql)
 
-    def first_row(self) -> tuple[Any, ...] | None:
-        """Return the first row, or None in a table without rows."""
-        rows = self.rows(f"SELECT * FROM {self.source} LIMIT 1")
-        return rows[0] if rows else None
+    def first_texts(self) -> dict[int, str | None] | None:
+        """Return what the columns of text hold in the first row, or None in a table without rows.
+
+        Columns of other types are not read for it.
+        """
+        columns = [i for i, kind in enumerate(self.kinds) if kind == "text"]
+        asked = ", ".join(["1", *(self._identifiers[i] for i in columns)])
+        rows = self.rows(f"SELECT {asked} FROM {self.source} LIMIT 1")
+        return dict(zip(columns, rows[0][1:], strict=True)) if rows else None
 
     def shown(self, column: int, row: int) -> str:
         """Return what stands in a row, counted from 0, in words."""

@@ -137,7 +137,7 @@ def with_labels(
         If a key is missing or repeats, or a label has no prediction and `allow_missing` is not set.
     """
     place, theirs = find_column(table, key, "key"), find_column(labels, key, "key")
-    if labels.first_row() is None:
+    if labels.first_texts() is None:
         raise no_rows_error(labels)
     truths = [labels.names[column] for column in _truths_of(labels, wishes, theirs)]
     own = [i for i, name in enumerate(table.names) if name not in truths or i == place]

@@ -235,9 +235,18 @@ class _Wide(Predictions):
         return [f"{letter}{i}" for i in range(1, self.length + 1)]
 
     @property
+    def _short(self) -> bool:
+        """Whether all columns are float32: then the truth's is converted only after it is found."""
+        return self.plain and all(self.table.is_float32(column) for column in self.columns)
+
+    @property
     def raw(self) -> list[str]:
         names = self._names("d" if self.plain else "z")
-        return [f"{self.table.number(c)} AS {n}" for c, n in zip(self.columns, names, strict=True)]
+        parts = [f"{self.table.number(c)} AS {n}" for c, n in zip(self.columns, names, strict=True)]
+        if self._short:
+            shorts = zip(self.columns, self._names("f"), strict=True)
+            parts += [f"{self.table.raw(column)} AS {name}" for column, name in shorts]
+        return parts
 
     def placed(self, rows: str) -> str:
         if self.plain:
@@ -272,8 +281,13 @@ class _Wide(Predictions):
 
     @property
     def truth(self) -> str:
-        cases = [*enumerate(self._names(), 1), (self.length + 1, "0.0")]
-        return f"CASE k {' '.join(f'WHEN {i} THEN {d}' for i, d in cases)} END"
+        nothing = "CAST(0 AS FLOAT)" if self._short else "0.0"
+        cases = [
+            *enumerate(self._names("f" if self._short else "d"), 1),
+            (self.length + 1, nothing),
+        ]
+        truth = f"CASE k {' '.join(f'WHEN {i} THEN {d}' for i, d in cases)} END"
+        return f"CAST({truth} AS DOUBLE)" if self._short else truth
 
     @property
     def own_number(self) -> str:

@@ -435,14 +435,10 @@ def _probability_columns(
 ) -> tuple[str, tuple[int, ...], dict[int, str], Scale]:
     """Return the layout, the columns, what a single ``*`` stood for in each, and the scale."""
     free = [i for i in range(len(table.names)) if i not in taken]
-    first = table.first_row()
+    first = table.first_texts()
     if first is None:
         raise no_rows_error(table)
-    lists = [
-        i
-        for i in free
-        if table.kinds[i] == "list" or (isinstance(first[i], str) and first[i].startswith("["))
-    ]
+    lists = [i for i in free if table.kinds[i] == "list" or (first.get(i) or "").startswith("[")]
     wished = None if wishes.scale is None else Scale(wishes.scale)
     if wishes.probabilities is not None:
         columns, stars = wished_columns(table, wishes.probabilities, free)

@@ -223,6 +223,9 @@ class _Label(Truth):
         return "guess = k"
 
     def within(self, group: Sequence[int]) -> str:
+        if self._by_number:  # the label itself is nearer than its place
+            names = self.reading.classes or tuple(map(str, range(self.length)))
+            return f"y IN ({', '.join(names[k - 1] for k in group)})"
         return f"k IN ({', '.join(map(str, group))})"
 
     def sums(self, yes: str, of: BinaryNames, w: str) -> dict[str, str]:
