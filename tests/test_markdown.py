@@ -299,3 +299,11 @@ def test_the_flag(tmp_path, capsys, command):
     assert capsys.readouterr().out.startswith("### ")
     assert main([*words, "--format", "pdf"]) == 2
     assert "--format must be text or md: got 'pdf'" in capsys.readouterr().err
+
+
+def test_what_the_caller_allowed_and_what_floors_would_cost_is_said():
+    table = {"label": ["a", "b", "a"], "p_a": [0.5, 1.0, 0.6], "p_b": [0.5, 0.0, 0.399]}
+    found = score(table, allow_unnormalised=0.01)
+    for text in (render_markdown(found), found._repr_html_()):
+        assert "did not sum to 1, and were used as given: 1" in text
+        assert f"{number(found.floor_scores[1e-15])} at 1e-15" in text

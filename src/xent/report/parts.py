@@ -77,6 +77,9 @@ def headline(score: Score) -> dict[str, Any]:
         )
         if score.finite_log_loss is not None:
             meaning += f" Without those the log loss is {number(score.finite_log_loss)} nats."
+        floors = [f"{number(loss)} at {floor:g}" for floor, loss in score.floor_scores.items()]
+        if floors:
+            meaning += f" With a floor under every probability it would be {', '.join(floors)}."
     else:
         meaning = f"Typically the truth got a probability of {percent(score.typical_probability)}."
         if score.skill is not None:

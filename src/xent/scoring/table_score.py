@@ -443,7 +443,9 @@ class Score:
                 f"{self.n:,} rows are raised to"
             )
         if self.left_out:
-            said.append(f"{sum(self.left_out.values()):,} rows were left out")
+            said.append(f"rows left out: {sum(self.left_out.values()):,}")
+        if self.loose_rows:
+            said.append(f"rows that did not sum to 1, and were used as given: {self.loose_rows:,}")
         return tuple(said)
 
     @property
