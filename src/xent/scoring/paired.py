@@ -308,26 +308,34 @@ class _Challenger:
         groups = self._groups()
         whole = groups[None][None]
         finite = whole.mean is not None and abs(whole.mean) < float("inf")
+        centre = (whole.mean or 0.0) if finite else 0.0
         clusters = None
-        if self.cluster is not None and finite:
-            # Rows in which both are infinite are in no difference.
+        if self.cluster is not None:
+            # Rows in which a loss is infinite are in no finite difference.
             rows = f"(SELECT name, w, l FROM {self.rows} WHERE l IS NOT NULL)"
-            clusters = totals_of(self.table, rows, self.cluster, whole.mean or 0.0)
+            totals = totals_of(self.table, rows, self.cluster, centre)
+            clusters = totals if finite else None
         total = difference_of(
             whole,
             level=self.level,
             clusters=clusters,
             carriers=self._carriers() if finite else None,
         )
-        parts = [
-            difference_of(pairs, level=self.level, where=(column, value), whole=whole)
-            for column, values in groups.items()
-            if column is not None
-            for value, pairs in sorted(values.items(), key=lambda item: str(item[0]))
-            if pairs.rows
-        ]
-        if self.cluster is not None and parts:
-            notes.append("the intervals of labels and slices take rows for independent")
+        parts = []
+        for column, values in groups.items():
+            if column is None:
+                continue
+            clustered = {} if self.cluster is None else self._clusters_by(column, centre)
+            for value, pairs in sorted(values.items(), key=lambda item: str(item[0])):
+                if pairs.rows:
+                    part = difference_of(
+                        pairs,
+                        level=self.level,
+                        clusters=clustered.get(value),
+                        where=(column, value),
+                        whole=whole,
+                    )
+                    parts.append(part)
         return ComparedModel(
             path=model.path,
             reading=model.reading,
@@ -378,6 +386,39 @@ class _Challenger:
                     f"{MOST_GROUPS} values at most: got more. Hint: cut numbers into ranges first."
                 )
         return groups
+
+    def _clusters_by(self, column: str, centre: float) -> dict[str | None, ClusterSummary]:
+        """Return the totals of the differences by clusters, for each value of a column."""
+        keys = {"label": "y", **{name: f"s{i}" for i, name in enumerate(self.by)}}
+        totals = (
+            f"(SELECT {keys[column]} AS value, name, fsum(w) AS weight, "
+            f"fsum(w * (l - {centre!r})) AS loss FROM {self.rows} WHERE l IS NOT NULL "
+            "GROUP BY value, name)"
+        )
+        residuals = (
+            "(SELECT *, loss - weight * (sum(loss) OVER alike / sum(weight) OVER alike) AS e "
+            f"FROM {totals} WINDOW alike AS (PARTITION BY value))"
+        )
+        summed = ("weight", "weight * weight", "loss", "loss * weight", "loss * loss")
+        # In the order of the names, so that the last digit is the same every time.
+        sums = ", ".join(f"fsum({term} ORDER BY name)" for term in summed)
+        found = self.table.rows(
+            f"SELECT value, count(*), {sums}, max(e * e) FROM {residuals} GROUP BY value"
+        )
+        return {
+            None if value is None else str(value): ClusterSummary(
+                clusters=int(many),
+                centre=centre,
+                weight=weight,
+                weight_squared=squared,
+                first=first,
+                crossed=crossed,
+                second=second,
+                largest=largest,
+                names=None,
+            )
+            for value, many, weight, squared, first, crossed, second, largest in found
+        }
 
     def _carriers(self) -> float:
         """Return how few rows carry half of the variance of the differences."""
