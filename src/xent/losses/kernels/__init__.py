@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-__all__ = ["EntryRows", "SoftmaxRows"]
+__all__ = ["EntryRows", "LinearRows", "SoftmaxRows"]
 
 
 class _Record:
@@ -116,3 +116,56 @@ class EntryRows(_Record):
     def places(self) -> tuple[int]:
         """Return the shape of the entries."""
         return (self.logits.shape[0],)
+
+
+@dataclass(frozen=True)
+class LinearRows(_Record):
+    """Rows whose logits are the product ``hidden·weightᵀ + bias``, which is not held in memory.
+
+    Attributes
+    ----------
+    hidden
+        What the logits are made from, one row each, in a float dtype.      (rows, features)
+    weight
+        One row for each class, in a float dtype.                          (classes, features)
+    bias
+        Added to the logits, or None; −∞ masks a class.                    (classes,)
+    targets
+        Class indices, int64, (rows,); or masses in a float dtype, (rows, classes).
+    class_weight, row_weight, ignore_index, smoothing, temperature, softcap, z_loss
+        As for `SoftmaxRows`; the weights are (classes,) and (rows,).
+    """
+
+    ARRAYS = ("hidden", "weight", "bias", "targets", "class_weight", "row_weight")
+
+    hidden: Any
+    weight: Any
+    bias: Any
+    targets: Any
+    class_weight: Any = None
+    row_weight: Any = None
+    ignore_index: int | None = None
+    smoothing: float = 0.0
+    temperature: float = 1.0
+    softcap: float | None = None
+    z_loss: float = 0.0
+
+    @property
+    def soft(self) -> bool:
+        """Tell whether the targets are masses."""
+        return self.targets.ndim == 2
+
+    def of_logits(self, logits: Any, part: slice | Any = slice(None)) -> SoftmaxRows:
+        """Return some of the rows with their logits, (rows, classes), as rows of a softmax."""
+        targets = self.targets[part]
+        return SoftmaxRows(
+            logits[..., None],
+            targets[..., None],
+            self.class_weight,
+            None if self.row_weight is None else self.row_weight[part][:, None],
+            self.ignore_index,
+            self.smoothing,
+            self.temperature,
+            self.softcap,
+            self.z_loss,
+        )
