@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 from xent.errors import OptionError
-from xent.losses.kernels import EntryRows, SoftmaxRows
+from xent.losses.kernels import EntryRows, LinearRows, SoftmaxRows
 
 __all__ = [
     "KERNELS",
+    "LINEAR_KERNELS",
     "NUMBA",
     "SMALL",
     "Choice",
@@ -27,7 +28,7 @@ __all__ = [
     "explain",
 ]
 
-AnyRows = SoftmaxRows | EntryRows
+AnyRows = SoftmaxRows | EntryRows | LinearRows
 
 
 class Situation(NamedTuple):
@@ -112,10 +113,39 @@ KERNELS = (
 )
 
 
+def _chunked_refuses(rows: AnyRows, situation: Situation) -> str | None:
+    return situation.hindrance
+
+
+def _triton_linear_refuses(rows: AnyRows, situation: Situation) -> str | None:
+    if situation.hindrance is not None:
+        return situation.hindrance
+    from xent.losses.kernels import triton_linear
+
+    reason: str | None = triton_linear.refuses(rows)
+    return reason
+
+
+LINEAR_KERNELS = (
+    Kernel(
+        "linear_chunked",
+        "products of matrices around a kernel for rows, in a bounded workspace",
+        _chunked_refuses,
+    ),
+    Kernel("triton_linear", "on a GPU without any logits in memory", _triton_linear_refuses),
+    Kernel("definition", "the definition, in blocks of rows", lambda *_: None),
+)
+"""The same for rows whose logits are a product."""
+
+
+def _table(rows: AnyRows) -> tuple[Kernel, ...]:
+    return LINEAR_KERNELS if isinstance(rows, LinearRows) else KERNELS
+
+
 def explain(rows: AnyRows, situation: Situation) -> list[Choice]:
     """Return the kernels in the order they are asked, up to the one that runs."""
     choices = []
-    for kernel in KERNELS:
+    for kernel in _table(rows):
         refusal = kernel.refuses(rows, situation)
         choices.append(Choice(kernel.name, refusal))
         if refusal is None:
@@ -131,11 +161,12 @@ def choose(rows: AnyRows, insisted: str | None, situation: Situation) -> str:
     OptionError
         If the kernel that is insisted on does not exist or refuses.
     """
+    table = _table(rows)
     if insisted is None:
-        for kernel in KERNELS:
+        for kernel in table:
             if kernel.refuses(rows, situation) is None:
                 return kernel.name
-    for kernel in KERNELS:
+    for kernel in table:
         if kernel.name == insisted:
             if (refusal := kernel.refuses(rows, situation)) is not None:
                 raise OptionError(
@@ -143,7 +174,7 @@ def choose(rows: AnyRows, insisted: str | None, situation: Situation) -> str:
                     "Hint: kernel=None takes the first that can."
                 )
             return insisted
-    names = ", ".join(repr(kernel.name) for kernel in KERNELS)
+    names = ", ".join(repr(kernel.name) for kernel in table)
     raise OptionError(
         f"kernel must be one of {names} or None: got {insisted!r}. "
         "Hint: xent kernels prints which would run."

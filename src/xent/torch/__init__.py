@@ -13,6 +13,7 @@ from xent.torch.functional import (
     nll_loss,
     softmax_statistics,
 )
+from xent.torch.linear import LinearCrossEntropyLoss, linear_cross_entropy
 from xent.torch.modules import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -26,11 +27,13 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
     "KLDivLoss",
+    "LinearCrossEntropyLoss",
     "NLLLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "kl_div",
+    "linear_cross_entropy",
     "nll_loss",
     "softmax_statistics",
 ]

@@ -13,7 +13,7 @@ may have been flushed to zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -27,11 +27,19 @@ from xent.losses.targets import smoothed
 
 __all__ = [
     "TargetSummary",
+    "Terms",
+    "defined",
     "entry_losses",
+    "hindrance",
     "inspect_targets",
+    "is_traced",
+    "ready",
+    "reduced",
     "situation",
     "small_mean",
     "softmax_losses",
+    "terms_of",
+    "triton_rows",
     "wide_dtype",
 ]
 
@@ -53,17 +61,26 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
 
 def situation(rows: SoftmaxRows | EntryRows) -> dispatch.Situation:
     """Say where the rows are, and what keeps kernels from them."""
-    logits = rows.logits
-    return dispatch.Situation(logits.device.type, _hindrance(rows, logits))
+    logits, *others = rows.arrays()
+    return dispatch.Situation(logits.device.type, hindrance(logits, others))
 
 
-def _hindrance(rows: SoftmaxRows | EntryRows, logits: Tensor) -> str | None:
+def hindrance(logits: Tensor, others: Sequence[Tensor | None]) -> str | None:
+    """Say what keeps kernels from reading a tensor, or from differentiating, or return None.
+
+    Parameters
+    ----------
+    logits
+        What a kernel reads and has derivatives by.
+    others
+        What it reads and has no derivatives by.
+    """
     if _transforms() > 0:
         return "a transform of torch.func is active, and it differentiates the definition"
     if torch.autograd.forward_ad._current_level >= 0:
         return "forward-mode differentiation is active, and it differentiates the definition"
     if torch.compiler.is_compiling():
-        return _asks_for_more(rows)
+        return _asks_for_more(others)
     if torch.jit.is_tracing():
         return "torch.jit.trace records operations, and no kernel is one that it knows"
     if not isinstance(logits, _PLAIN) or logits.layout is not torch.strided:
@@ -72,21 +89,20 @@ def _hindrance(rows: SoftmaxRows | EntryRows, logits: Tensor) -> str | None:
         return f"it takes plain tensors, and the logits are of type {type(logits).__name__}"
     if logits.is_neg() or logits._is_zerotensor():
         return "it reads memory, and these logits are negated or zero without being written"
-    return _asks_for_more(rows)
+    return _asks_for_more(others)
 
 
 def _is_fake(tensor: Tensor) -> bool:
     return isinstance(tensor, torch._subclasses.FakeTensor)
 
 
-def _asks_for_more(rows: SoftmaxRows | EntryRows) -> str | None:
-    others = rows.arrays()[1:]
+def _asks_for_more(others: Sequence[Tensor | None]) -> str | None:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in others):
         return "it has derivatives by the logits alone, and targets or weights ask for theirs"
     return None
 
 
-def _traced(logits: Tensor) -> bool:
+def is_traced(logits: Tensor) -> bool:
     """Tell whether operations are recorded rather than carried out, or watched."""
     return torch.compiler.is_compiling() or _modes() > 0 or _is_fake(logits)
 
@@ -94,8 +110,18 @@ def _traced(logits: Tensor) -> bool:
 # ---- the definition ------------------------------------------------------------------------------
 
 
-def _defined(rows: SoftmaxRows) -> Tensor:
-    """Return the loss of each row, by differentiable operations."""
+class Terms(NamedTuple):
+    """Rows as the definition takes them: one after the other, in a wide dtype."""
+
+    z: Tensor  # logits, 0 in rows that are not looked at        (rows, classes)
+    t: Tensor  # the targets' masses                             (rows, classes)
+    transform: LogitTransform
+    kept: Tensor  # whether a row is looked at                   (rows,)
+    outside: Tensor | None  # whether its index is out of range  (rows,)
+
+
+def terms_of(rows: SoftmaxRows) -> Terms:
+    """Return rows as the definition takes them, by differentiable operations."""
     outer, classes, inner = rows.logits.shape
     wide = torch.promote_types(wide_dtype(rows.logits), rows.logits.dtype)
     z = rows.logits.permute(0, 2, 1).reshape(outer * inner, classes).to(wide)
@@ -114,11 +140,17 @@ def _defined(rows: SoftmaxRows) -> Tensor:
     z = torch.where(kept[:, None], z, 0.0)
     t = smoothed(xp, t, z, rows.smoothing, _wide(rows.class_weight, wide))
     transform = LogitTransform(rows.temperature, rows.softcap, carry=wide == rows.logits.dtype)
+    return Terms(z, t, transform, kept, outside)
+
+
+def defined(rows: SoftmaxRows) -> Tensor:
+    """Return the loss of each row, without its weight, by differentiable operations."""
+    z, t, transform, kept, outside = terms_of(rows)
     s = definition.softmax(xp, z, transform, t)
     losses = definition.softmax_loss(xp, s, t, rows.z_loss)
     if outside is not None:  # multiplied, not selected, so that the derivative is NaN too
         losses = losses * torch.where(outside, torch.nan, 1.0)
-    return torch.where(kept, losses, 0.0).reshape(outer, inner)
+    return torch.where(kept, losses, 0.0).reshape(rows.places)
 
 
 def _defined_entries(rows: EntryRows) -> Tensor:
@@ -137,20 +169,21 @@ def _defined_entries(rows: EntryRows) -> Tensor:
 
 
 def _by_definition(rows: SoftmaxRows | EntryRows) -> Tensor:
-    return _defined(rows) if isinstance(rows, SoftmaxRows) else _defined_entries(rows)
+    return defined(rows) if isinstance(rows, SoftmaxRows) else _defined_entries(rows)
 
 
 def _wide(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if weight is None else weight.to(dtype)
 
 
-def _reduced(
+def reduced(
     losses: Tensor,
     row_weight: Tensor | None,
     reduction: Reduction,
     scale: float | Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
+    """Return weight·loss of each row, or ``scale`` times their sum, in a dtype."""
     if row_weight is not None:
         weight = row_weight.to(losses.dtype)
         losses = torch.where(weight != 0, losses * weight, 0.0)
@@ -262,7 +295,7 @@ def _small_gradient(ctx: Any, cotangent: Tensor) -> Tensor:
     many = _transforms() > 0
     gradient = torch.empty_like(rows.logits, memory_format=torch.contiguous_format)
     factor = scale if many else scale * cotangent.item()
-    dispatch.cpu_rows().softmax(_ready(rows), gradient=gradient, scale=factor)
+    dispatch.cpu_rows().softmax(ready(rows), gradient=gradient, scale=factor)
     return gradient.squeeze(2) * cotangent if many else gradient.squeeze(2)
 
 
@@ -277,7 +310,7 @@ class _RowsOnCPU(torch.autograd.Function):
             refuse(sums.bad)
         ctx.save_for_backward(logits, *rows.arrays()[1:])
         ctx.rows, ctx.call = _emptied(rows), call
-        return _reduced(losses, rows.row_weight, "none", 1.0, dtype)
+        return reduced(losses, rows.row_weight, "none", 1.0, dtype)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -304,11 +337,11 @@ class _OnGPU(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, rows: Any, reduction: Any, scale: Any, dtype: Any
     ) -> Tensor:
-        statistics = _triton_rows().forward(rows)
+        statistics = triton_rows().forward(rows)
         ctx.save_for_backward(logits, *rows.arrays()[1:], statistics.saved)
         ctx.rows, ctx.reduction, ctx.scale = _emptied(rows), reduction, scale
         losses = statistics.loss.to(torch.float64)
-        return _reduced(losses, rows.row_weight, reduction, scale, dtype)
+        return reduced(losses, rows.row_weight, reduction, scale, dtype)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -318,13 +351,14 @@ class _OnGPU(torch.autograd.Function):
             cotangent = cotangent.to(torch.float64) * ctx.scale
         if torch.is_grad_enabled():
             return _differentiably(rows, cotangent, ctx.reduction), *_NOTHING[2:]
-        return _triton_rows().backward(rows, saved, cotangent), *_NOTHING[2:]
+        return triton_rows().backward(rows, saved, cotangent), *_NOTHING[2:]
 
 
-def _triton_rows() -> Any:
-    from xent.losses.kernels import triton_rows
+def triton_rows() -> Any:
+    """Import the GPU kernel, which brings triton with it."""
+    from xent.losses.kernels import triton_rows as module
 
-    return triton_rows
+    return module
 
 
 def _differentiably(rows: Any, cotangent: Tensor, reduction: Reduction) -> Tensor:
@@ -335,7 +369,7 @@ def _differentiably(rows: Any, cotangent: Tensor, reduction: Reduction) -> Tenso
             logits = logits.detach().requires_grad_()
         rows = replace(rows, logits=logits)
         dtype = wide_dtype(logits)
-        losses = _reduced(_by_definition(rows), rows.row_weight, reduction, 1.0, dtype)
+        losses = reduced(_by_definition(rows), rows.row_weight, reduction, 1.0, dtype)
         (gradient,) = torch.autograd.grad(
             losses, logits, cotangent.to(losses.dtype), create_graph=True
         )
@@ -355,17 +389,17 @@ def _run_losses(rows: SoftmaxRows | EntryRows) -> Tensor:
     """Return weight·loss of each row."""
     if rows.logits.device.type == "cpu":
         losses = torch.empty(rows.places, dtype=torch.float64, device="cpu")
-        _cpu_call(rows)(_ready(rows), losses=losses)
+        _cpu_call(rows)(ready(rows), losses=losses)
     else:
-        losses = _triton_rows().forward(rows).loss.to(torch.float64)
-    return _reduced(losses, rows.row_weight, "none", 1.0, losses.dtype)
+        losses = triton_rows().forward(rows).loss.to(torch.float64)
+    return reduced(losses, rows.row_weight, "none", 1.0, losses.dtype)
 
 
 def _run_gradient(rows: SoftmaxRows | EntryRows, cotangent: Tensor) -> Tensor:
     if rows.logits.device.type != "cpu":
-        return _triton_rows().backward(rows, _triton_rows().forward(rows).saved, cotangent)
+        return triton_rows().backward(rows, triton_rows().forward(rows).saved, cotangent)
     gradient = _new_gradient(rows.logits)
-    _cpu_call(rows)(_ready(rows), gradient=gradient, cotangent=_contiguous(cotangent))
+    _cpu_call(rows)(ready(rows), gradient=gradient, cotangent=_contiguous(cotangent))
     return gradient
 
 
@@ -374,10 +408,10 @@ def _cpu_call(rows: SoftmaxRows | EntryRows) -> Any:
     return module.softmax if isinstance(rows, SoftmaxRows) else module.sigmoid
 
 
-def _ready(rows: Any) -> Any:
+def ready(rows: Any) -> Any:
     """Bring weights to the form that kernels read."""
-    logits, targets, weight, row_weight = (None if a is None else a.detach() for a in rows.arrays())
-    return rows.with_arrays((logits, targets, _contiguous(weight), _contiguous(row_weight)))
+    *arrays, weight, row_weight = (None if a is None else a.detach() for a in rows.arrays())
+    return rows.with_arrays((*arrays, _contiguous(weight), _contiguous(row_weight)))
 
 
 def _define_operator(name: str, schema: str, record: type) -> Any:
@@ -479,19 +513,19 @@ def _losses(
 ) -> Tensor:
     chosen = dispatch.choose(rows, kernel, situation(rows))
     if chosen == "definition":
-        return _reduced(_by_definition(rows), rows.row_weight, reduction, scale, dtype)
-    if _traced(rows.logits):
+        return reduced(_by_definition(rows), rows.row_weight, reduction, scale, dtype)
+    if is_traced(rows.logits):
         losses = operator(*(getattr(rows, field.name) for field in fields(rows)))
-        return _reduced(losses, None, reduction, scale, dtype)
+        return reduced(losses, None, reduction, scale, dtype)
     if chosen == "triton_rows":
         return _OnGPU.apply(rows.logits, rows, reduction, scale, dtype)
-    ready, call = _ready(rows), _cpu_call(rows)
+    prepared, call = ready(rows), _cpu_call(rows)
     if reduction == "none":
-        return _RowsOnCPU.apply(rows.logits, ready, call, dtype, refuse)
+        return _RowsOnCPU.apply(rows.logits, prepared, call, dtype, refuse)
     factor = float(scale)
     # Inside a function's forward every input seems to need a gradient, also under no_grad.
     needed = rows.logits.requires_grad and torch.is_grad_enabled()
-    return _SummedOnCPU.apply(rows.logits, ready, call, factor, dtype, refuse, needed)
+    return _SummedOnCPU.apply(rows.logits, prepared, call, factor, dtype, refuse, needed)
 
 
 def small_mean(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor | None:
@@ -565,7 +599,7 @@ def inspect_targets(
     class_weight, row_weight
         (classes,), and in the shape of the targets.
     """
-    if targets.device.type == "cpu" and not _traced(targets) and _transforms() == 0:
+    if targets.device.type == "cpu" and not is_traced(targets) and _transforms() == 0:
         return _inspect_now(targets, classes, ignore_index, class_weight, row_weight)
     kept = torch.ones_like(targets, dtype=torch.bool)
     if ignore_index is not None:

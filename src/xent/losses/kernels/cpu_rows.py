@@ -104,7 +104,7 @@ def softmax(
         row's weight is no factor of them; they are 0 for rows that are not looked at.
     gradient
         Filled with the derivatives of Σ scale·cotangent·row weight·loss, of the logits' dtype
-        and shape, any strides.
+        and shape, any strides. It may be the logits' own memory; `losses` are then needed too.
     cotangent
         A factor of each row's gradient, contiguous float64 (rows,), or None for ones.
     scale
@@ -126,6 +126,9 @@ def softmax(
     numbers = (rows.ignore_index, rows.smoothing, rows.temperature, rows.softcap, rows.z_loss)
     say = _options(*numbers, scale)
     sums = np.empty((plan.blocks, 4))
+    in_place = gradient is not None and _address(gradient) == _address(rows.logits)
+    if in_place:  # what is left out below can be told from its loss alone
+        losses.fill_(np.nan)
     at = Addresses(
         *[_address(array) for array in rows.arrays()],
         *[_address(array) for array in (cotangent, losses, logsumexp, mass, gradient, sums)],
@@ -145,7 +148,8 @@ def softmax(
     threads.run(compute, plan.blocks, math.prod(shape))
     wide = np.flatnonzero(sums[:, 3])
     if wide.size:
-        _add_wide_rows(kinds, at, plan, say, sums, wide, soft)
+        left = np.isnan(np.asarray(losses)).reshape(-1) if in_place else None
+        _add_wide_rows(kinds, at, plan, say, sums, wide, soft, left)
     return _totals(sums)
 
 
@@ -284,8 +288,13 @@ def _add_wide_rows(
     sums: Any,
     wide: Any,
     soft: bool,
+    left: Any = None,
 ) -> None:
-    """Compute the rows that the forms of float32 have left out, and add them to their blocks."""
+    """Compute the rows that the forms of float32 have left out, and add them to their blocks.
+
+    Which rows these are is found out from the logits, or told by `left` where gradients stand in
+    the place of logits.
+    """
     of = plan.layout
     per_outer = -(-of.inner // of.block)
     scratch = np.empty(4 * of.classes)
@@ -295,12 +304,17 @@ def _add_wide_rows(
             last = min(first + of.block, (b // per_outer + 1) * of.inner)
         else:
             first, last = b * of.block, min((b + 1) * of.block, of.outer * of.inner)
-        own = np.empty((last - first, 4))
+        own = np.zeros((last - first, 4))
+        own[:, 2] = -1.0
         there = at._replace(sums=_address(own) - own.strides[0] * int(first))
-        one_by_one(
-            *kinds, there, of._replace(block=1), say, int(first), int(last), soft,
-            _address(scratch), True,
-        )  # fmt: skip
+        runs = [(first, last)]
+        if left is not None:
+            runs = [(row, row + 1) for row in range(first, last) if left[row]]
+        for start, stop in runs:
+            one_by_one(
+                *kinds, there, of._replace(block=1), say, int(start), int(stop), soft,
+                _address(scratch), left is None,
+            )  # fmt: skip
         sums[b, :2] += own[:, :2].sum(axis=0)
         bad = own[own[:, 2] >= 0, 2]
         if bad.size and not 0 <= sums[b, 2] <= bad.min():

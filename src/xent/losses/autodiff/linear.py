@@ -1,0 +1,539 @@
+"""Linear cross-entropy as a differentiable PyTorch function whose memory is bounded.
+
+First derivatives come from the pieces of `xent.losses.kernels.linear_chunked`. A sum computes them
+together with its value and keeps them: the first backward pass scales and gives them away, later
+ones compute them again. Losses of rows compute them when their upstream gradient is known.
+Second derivatives are those of the definition, in blocks of rows, so they are bounded too. Forward
+mode and the transforms of `torch.func` differentiate the definition itself, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import array_api_compat.torch as xp
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from xent.losses import definition, dispatch
+from xent.losses.autodiff.torch import (
+    Reduction,
+    defined,
+    hindrance,
+    is_traced,
+    ready,
+    reduced,
+    terms_of,
+    triton_rows,
+    wide_dtype,
+)
+from xent.losses.kernels import LinearRows, SoftmaxRows
+from xent.losses.kernels import linear_chunked as chunked
+from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE, RowResults
+
+__all__ = ["Limits", "linear_losses", "row_kernel"]
+
+Tensor: TypeAlias = torch.Tensor
+DEFINED = 24
+"""Float64 numbers that the definition holds for each logit, at most."""
+
+
+class Limits(NamedTuple):
+    """How much memory pieces may take, and whether they are all of one size."""
+
+    workspace_bytes: int = DEFAULT_WORKSPACE
+    invariant: bool = False
+
+
+# ---- row kernels ---------------------------------------------------------------------------------
+
+
+def _numba_rows(
+    rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
+) -> RowResults:
+    """Compute rows on a CPU; the gradient takes the place of the logits."""
+    losses, logsumexp = torch.empty((2, *rows.places), dtype=torch.float64, device="cpu")
+    dispatch.cpu_rows().softmax(
+        rows,
+        losses=losses,
+        logsumexp=logsumexp,
+        gradient=rows.logits if gradient else None,
+        cotangent=None if cotangent is None else cotangent.contiguous(),
+        scale=scale,
+    )
+    return RowResults(losses[:, 0], logsumexp[:, 0], rows.logits[..., 0] if gradient else None)
+
+
+def _triton_rows(
+    rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
+) -> RowResults:
+    """Compute rows on a GPU."""
+    found = triton_rows().forward(rows)
+    slopes = None
+    if gradient:
+        each = torch.full(rows.places, scale, dtype=torch.float64, device=rows.logits.device)
+        if cotangent is not None:
+            each *= cotangent[:, None]
+        slopes = triton_rows().backward(rows, found.saved, each)[..., 0]
+    losses, logsumexp = (a.to(torch.float64)[:, 0] for a in (found.loss, found.logsumexp))
+    return RowResults(losses, logsumexp, slopes)
+
+
+def _defined_rows(
+    rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
+) -> RowResults:
+    """Compute rows by the definition's own formulas."""
+    z, t, transform, kept, outside = terms_of(rows)
+    s = definition.softmax(xp, z, transform, t)
+    wrong = 0.0 if outside is None else torch.where(outside, torch.nan, 0.0)
+    losses = torch.where(kept, definition.softmax_loss(xp, s, t, rows.z_loss) + wrong, 0.0)
+    logsumexp = (s.shift + s.log_sum)[:, 0]
+    if not gradient:
+        return RowResults(losses, logsumexp, None)
+    slopes = definition.softmax_gradient(xp, s, z, t, transform, rows.z_loss)
+    factor = torch.full_like(losses, scale) + wrong
+    if cotangent is not None:
+        factor = factor * cotangent
+    if rows.row_weight is not None:
+        factor = factor * rows.row_weight.reshape(-1)
+    slopes = torch.where(kept[:, None], slopes * factor[:, None], 0.0)
+    return RowResults(losses, logsumexp, slopes.to(rows.logits.dtype))
+
+
+_ROW_KERNELS = {
+    "numba_rows": _numba_rows,
+    "triton_rows": _triton_rows,
+    "definition": _defined_rows,
+}
+
+
+def row_kernel(rows: LinearRows, insisted: str | None = None) -> tuple[str, Callable[..., Any]]:
+    """Return the name of the kernel that computes rows of logits of a call, and the kernel."""
+    logits = torch.empty(
+        (1, rows.weight.shape[0]), dtype=chunked.accumulation_dtype(rows), device=rows.weight.device
+    )
+    like = rows.of_logits(logits, slice(0, 1))
+    name = dispatch.choose(like, insisted, dispatch.Situation(logits.device.type))
+    return name, _ROW_KERNELS[name]
+
+
+# ---- the chunked kernel as a function ------------------------------------------------------------
+
+
+def _planned(
+    rows: LinearRows, limits: Limits, *, differentiated: bool
+) -> tuple[chunked.Plan, chunked.RowKernel]:
+    """Return how the work is cut, and the kernel that computes rows of logits."""
+    name, kernel = row_kernel(rows)
+    # What the row kernel holds for each logit, as multiples of the logit.
+    copies = {"numba_rows": 1, "triton_rows": 2}.get(name, 2 * DEFINED)
+    plan = chunked.plan_of(
+        rows,
+        limits.workspace_bytes,
+        copies=copies,
+        differentiated=differentiated,
+        invariant=limits.invariant,
+    )
+    return plan, kernel
+
+
+def _losses(rows: LinearRows, limits: Limits) -> Tensor:
+    """Return the loss of each row, without its weight."""
+    own = ready(rows)
+    return chunked.losses(own, *_planned(own, limits, differentiated=False))
+
+
+def _gradients(
+    rows: LinearRows,
+    limits: Limits,
+    cotangent: Tensor | None,
+    scale: float,
+    needed: tuple[bool, bool, bool],
+) -> chunked.Gradients:
+    own = ready(rows)
+    return chunked.gradients(
+        own,
+        *_planned(own, limits, differentiated=True),
+        cotangent=None if cotangent is None else cotangent.detach().to(torch.float64),
+        scale=scale,
+        needed=needed,
+    )
+
+
+def _needed(rows: LinearRows) -> tuple[bool, bool, bool]:
+    asked = [a is not None and a.requires_grad for a in (rows.hidden, rows.weight, rows.bias)]
+    return asked[0], asked[1], asked[2]
+
+
+def _emptied(rows: LinearRows) -> LinearRows:
+    """Return the rows without their arrays, which autograd keeps."""
+    return rows.with_arrays((None,) * 6)
+
+
+class _Summed(torch.autograd.Function):
+    """``scale`` times the weighted sum of losses over rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Any,
+        limits: Limits,
+        scale: float | Tensor,
+        dtype: torch.dtype,
+        needed: Any,
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            found = _gradients(rows, limits, None, _number(scale), needed)
+        ctx.save_for_backward(*rows.arrays())
+        ctx.rows, ctx.limits, ctx.scale, ctx.needed = _emptied(rows), limits, scale, needed
+        ctx.stash = found[1:]
+        return reduced(found.losses, rows.row_weight, "sum", scale, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        rows = ctx.rows.with_arrays(ctx.saved_tensors)
+        factor = cotangent.to(torch.float64) * _rest(ctx.scale)
+        if torch.is_grad_enabled():
+            each = (factor * _number(ctx.scale)).expand(rows.targets.shape[:1])
+            return *_differentiable_gradients(rows, ctx.limits, each, ctx.needed), *(None,) * 5
+        stash, ctx.stash = ctx.stash, None
+        if stash is None:
+            with torch.autocast(cotangent.device.type, enabled=False):
+                stash = _gradients(rows, ctx.limits, None, _number(ctx.scale), ctx.needed)[1:]
+        on_cpu = factor.device.type == "cpu"
+        if not (on_cpu and factor.item() == 1.0):
+            _scale(stash, factor)
+        return *stash, *(None,) * 5
+
+
+def _number(scale: float | Tensor) -> float:
+    """Return what of a scale is known without waiting for a device."""
+    return 1.0 if isinstance(scale, torch.Tensor) else scale
+
+
+def _rest(scale: float | Tensor) -> float | Tensor:
+    return scale.to(torch.float64) if isinstance(scale, torch.Tensor) else 1.0
+
+
+def _scale(stash: tuple[Tensor | None, ...], factor: Tensor) -> None:
+    """Multiply gradients in their own memory, half types in float32, some lines at a time."""
+    for gradient in stash:
+        if gradient is None:
+            continue
+        if gradient.dtype.itemsize >= 4:
+            gradient *= factor.to(gradient.dtype)
+            continue
+        step = max(1, 2**22 // max(1, gradient[:1].numel()))
+        for part in gradient.split(step):
+            part.copy_(part.to(torch.float32) * factor.to(torch.float32))
+
+
+class _EachRow(torch.autograd.Function):
+    """The loss of each row times its weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Any,
+        limits: Limits,
+        dtype: torch.dtype,
+        needed: Any,
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            losses = _losses(rows, limits)
+        ctx.save_for_backward(*rows.arrays())
+        ctx.rows, ctx.limits, ctx.needed = _emptied(rows), limits, needed
+        return reduced(losses, rows.row_weight, "none", 1.0, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        rows = ctx.rows.with_arrays(ctx.saved_tensors)
+        if torch.is_grad_enabled():
+            each = cotangent.to(torch.float64)
+            return *_differentiable_gradients(rows, ctx.limits, each, ctx.needed), *(None,) * 4
+        with torch.autocast(cotangent.device.type, enabled=False):
+            found = _gradients(rows, ctx.limits, cotangent, 1.0, ctx.needed)
+        return *found[1:], *(None,) * 4
+
+
+# ---- second derivatives --------------------------------------------------------------------------
+
+
+def _differentiable_gradients(
+    rows: LinearRows, limits: Limits, cotangent: Tensor, needed: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, ...]:
+    """Return derivatives of Σ cotangent·row weight·loss that can be differentiated again."""
+    arrays = rows.hidden, rows.weight, rows.bias
+    found: tuple[Tensor | None, ...] = _Gradients.apply(*arrays, cotangent, rows, limits, needed)
+    return found
+
+
+class _Gradients(torch.autograd.Function):
+    """The derivatives by hidden, weight and bias, as functions of these and of the cotangent."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        cotangent: Tensor,
+        rows: Any,
+        limits: Limits,
+        needed: Any,
+    ) -> tuple[Tensor | None, ...]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            found = _gradients(rows, limits, cotangent, 1.0, needed)
+        ctx.save_for_backward(*rows.arrays(), cotangent)
+        ctx.rows, ctx.limits = _emptied(rows), limits
+        ctx.set_materialize_grads(False)
+        return found[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        *arrays, cotangent = ctx.saved_tensors
+        rows = ctx.rows.with_arrays(tuple(arrays))
+        compute = _second_differentiably if torch.is_grad_enabled() else _second
+        with torch.autocast(cotangent.device.type, enabled=False):
+            found = compute(rows, ctx.limits, cotangent, vectors)
+        asked = ctx.needs_input_grad[:4]
+        return *(f if a else None for f, a in zip(found, asked, strict=True)), None, None, None
+
+
+def _blocks(rows: LinearRows, limits: Limits) -> Iterator[slice]:
+    """Cut rows so that the definition's own numbers stay within the workspace."""
+    count, classes = rows.hidden.shape[0], rows.weight.shape[0]
+    step = max(1, limits.workspace_bytes // (8 * DEFINED * max(1, classes)))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def _second(
+    rows: LinearRows, limits: Limits, cotangent: Tensor, vectors: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    r"""Return the derivatives of ⟨gradients, vectors⟩ by hidden, weight, bias and cotangent.
+
+    With the logits' tangent ``ż = V_h·Wᵀ + h·V_Wᵀ + v_b``, the inner product is Σ c·g·ż over
+    rows, g = ∂loss/∂z. So by c it is g·ż; and with ``A = c·(∂²loss/∂z²)·ż`` and ``B = c·g`` it is
+    A·W + B·V_W by h, Aᵀ·h + Bᵀ·V_h by W, and Σ A by b.
+    """
+    dtype = chunked.accumulation_dtype(rows)
+    hidden, weight, bias = (None if a is None else a.detach() for a in rows.arrays()[:3])
+    assert hidden is not None
+    assert weight is not None
+    v_hidden, v_weight, v_bias = vectors
+    wide = weight.to(dtype)
+    v_wide = None if v_weight is None else v_weight.to(dtype)
+    by_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    by_weight = torch.zeros_like(wide)
+    by_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float64).to(bias.device)
+    by_cotangent = torch.zeros_like(cotangent, dtype=torch.float64)
+    for part in _blocks(rows, limits):
+        h = hidden[part].to(dtype)
+        v_h = None if v_hidden is None else v_hidden[part].to(dtype)
+        logits, tangent = h @ wide.t(), torch.zeros_like(h[:, :1] @ wide[:, :1].t())
+        if bias is not None:
+            logits += bias.to(dtype)
+        if v_h is not None:
+            tangent += v_h @ wide.t()
+        if v_wide is not None:
+            tangent += h @ v_wide.t()
+        if v_bias is not None:
+            tangent += v_bias.to(dtype)
+        of = ready(rows.of_logits(logits, part))
+        z, t, transform, kept, outside = terms_of(of)
+        s = definition.softmax(xp, z, transform, t)
+        row_weight = 1.0 if of.row_weight is None else of.row_weight
+        each = torch.where(kept[:, None], cotangent[part].to(z.dtype)[:, None] * row_weight, 0.0)
+        if outside is not None:
+            each = each + torch.where(outside, torch.nan, 0.0)[:, None]
+        moved = torch.where(kept[:, None], tangent.to(z.dtype), 0.0)
+        slope = definition.softmax_gradient(xp, s, z, t, transform, rows.z_loss)
+        curved = definition.softmax_product(xp, s, z, t, moved, transform, rows.z_loss)
+        along = torch.where(kept[:, None], slope * row_weight * moved, 0.0)
+        by_cotangent[part] = definition.sum_over(xp, along)[:, 0]
+        a, b = (each * curved).to(dtype), (each * slope).to(dtype)
+        by_hidden[part] = a @ wide
+        by_weight.addmm_(a.t(), h)
+        if v_wide is not None:
+            by_hidden[part] += b @ v_wide
+        if v_h is not None:
+            by_weight.addmm_(b.t(), v_h)
+        if by_bias is not None:
+            by_bias += a.sum(0, dtype=torch.float64)
+    return (
+        by_hidden.to(hidden.dtype),
+        by_weight.to(weight.dtype),
+        None if by_bias is None or bias is None else by_bias.to(bias.dtype),
+        by_cotangent.to(cotangent.dtype),
+    )
+
+
+def _second_differentiably(
+    rows: LinearRows, limits: Limits, cotangent: Tensor, vectors: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the same for third derivatives and further ones: the logits are held for them."""
+    inputs = [a for a in (*rows.arrays()[:3], cotangent) if a is not None]
+    inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
+    hidden, weight, *others, each = inputs
+    bias = others[0] if others else None
+    own = replace(rows, hidden=hidden, weight=weight, bias=bias)
+    losses = reduced(_defined(own, limits), rows.row_weight, "none", 1.0, wide_dtype(hidden))
+    pairs = [(a, v) for a, v in zip((hidden, weight, bias), vectors, strict=True) if v is not None]
+    first = torch.autograd.grad(losses, [a for a, _ in pairs], each, create_graph=True)
+    found = torch.autograd.grad(
+        first, inputs, [v for _, v in pairs], create_graph=True, allow_unused=True
+    )
+    by_hidden, by_weight, *rest, by_cotangent = found
+    return by_hidden, by_weight, rest[0] if rest else None, by_cotangent
+
+
+# ---- the definition ------------------------------------------------------------------------------
+
+
+def _defined(rows: LinearRows, limits: Limits) -> Tensor:
+    """Return the loss of each row, without its weight, by differentiable operations."""
+    dtype = chunked.accumulation_dtype(rows)
+    weight = rows.weight.to(dtype)
+    bias = None if rows.bias is None else rows.bias.to(dtype)
+
+    def block(hidden: Tensor, part: slice) -> Tensor:
+        logits = torch.nn.functional.linear(hidden.to(dtype), weight, bias)
+        return defined(rows.of_logits(logits, part))[:, 0]
+
+    parts = list(_blocks(rows, limits)) if not torch.compiler.is_compiling() else [slice(None)]
+    if len(parts) < 2:
+        return block(rows.hidden, slice(None))
+    again = torch.is_grad_enabled() and torch._C._functorch.get_dynamic_layer_stack_depth() == 0
+    again = again and torch.autograd.forward_ad._current_level < 0
+    losses = [
+        checkpoint(block, rows.hidden[part], part, use_reentrant=False)
+        if again
+        else block(rows.hidden[part], part)
+        for part in parts
+    ]
+    return torch.cat(losses)
+
+
+# ---- kernels as operators ------------------------------------------------------------------------
+
+_SCHEMA = (
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? class_weight, "
+    "Tensor? row_weight, SymInt? ignore_index, float smoothing, float temperature, "
+    "float? softcap, float z_loss, int workspace_bytes, bool invariant"
+)
+
+
+def _define_operators() -> Any:
+    """Register losses of rows and their derivatives as operators that compilers may record."""
+
+    def taken_apart(arguments: tuple[Any, ...]) -> tuple[LinearRows, Limits]:
+        return LinearRows(*arguments[:-2]), Limits(*arguments[-2:])
+
+    def losses(*arguments: Any) -> Tensor:
+        rows, limits = taken_apart(arguments)
+        return reduced(_losses(rows, limits), rows.row_weight, "none", 1.0, torch.float64)
+
+    def gradients(cotangent: Tensor, needed: list[bool], *arguments: Any) -> list[Tensor]:
+        rows, limits = taken_apart(arguments)
+        found = _gradients(rows, limits, cotangent, 1.0, (needed[0], needed[1], needed[2]))
+        return [a for a in found[1:] if a is not None]
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:6])
+        ctx.numbers = inputs[6:]
+
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = (*ctx.saved_tensors, *ctx.numbers)
+        needed = [bool(asked) for asked in ctx.needs_input_grad[:3]]
+        found = iter(gradient_operator(cotangent, needed, *arguments))
+        by = [next(found) if asked else None for asked in needed]
+        return *by, *(None for _ in arguments[3:])
+
+    operator = torch.library.custom_op(
+        "xent::linear_losses", losses, mutates_args=(), schema=f"({_SCHEMA}) -> Tensor"
+    )
+    gradient_operator = torch.library.custom_op(
+        "xent::linear_losses_gradient",
+        gradients,
+        mutates_args=(),
+        schema=f"(Tensor cotangent, bool[] needed, {_SCHEMA}) -> Tensor[]",
+    )
+    operator.register_fake(
+        lambda hidden, *_: hidden.new_empty(hidden.shape[:1], dtype=torch.float64)
+    )
+    gradient_operator.register_fake(
+        lambda _, needed, *arguments: [
+            torch.empty_like(a, memory_format=torch.contiguous_format)
+            for a, asked in zip(arguments[:3], needed, strict=True)
+            if asked
+        ]
+    )
+    operator.register_autograd(backward, setup_context=setup)
+    return operator
+
+
+_operator = _define_operators()
+
+
+# ---- the function --------------------------------------------------------------------------------
+
+
+def linear_losses(
+    rows: LinearRows,
+    *,
+    reduction: Reduction,
+    scale: float | Tensor = 1.0,
+    dtype: torch.dtype = torch.float32,
+    kernel: str | None = None,
+    limits: Limits = Limits(),
+) -> Tensor:
+    """Return row weight·loss of each row, or ``scale`` times their sum.
+
+    Parameters
+    ----------
+    rows
+        Rows of tensors. Derivatives flow to hidden, weight and bias; to soft targets and weights
+        that ask for them by the definition, for which the logits are held in blocks.
+    reduction
+        ``"none"`` for (rows,), or ``"sum"`` for one number.
+    scale
+        A factor of the sum: 1/divisor for a mean. A tensor is not differentiated.
+    dtype
+        Dtype of the result, rounded once from the wide value.
+    kernel
+        A kernel's name, to insist; by default the first that does not refuse.
+    limits
+        The memory of the pieces.
+    """
+    chosen = dispatch.choose(rows, kernel, _situation(rows))
+    if chosen == "definition":
+        return reduced(_defined(rows, limits), rows.row_weight, reduction, scale, dtype)
+    if is_traced(rows.hidden):
+        arguments = (getattr(rows, field.name) for field in fields(rows))
+        losses = _operator(*arguments, *limits)
+        return reduced(losses, None, reduction, scale, dtype)
+    # What keeps a graph has to be known here: within a function's forward all inputs ask for one.
+    needed = _needed(rows) if torch.is_grad_enabled() else (False, False, False)
+    arrays = rows.hidden, rows.weight, rows.bias
+    if reduction == "none":
+        return _EachRow.apply(*arrays, rows, limits, dtype, needed)
+    if not isinstance(scale, torch.Tensor) or (scale.device.type == "cpu"):
+        scale = float(scale)
+    return _Summed.apply(*arrays, rows, limits, scale, dtype, needed)
+
+
+def _situation(rows: LinearRows) -> dispatch.Situation:
+    others = rows.arrays()[3:]
+    reasons = [hindrance(a, others) for a in (rows.hidden, rows.weight, rows.bias) if a is not None]
+    return dispatch.Situation(
+        rows.hidden.device.type, next((r for r in reasons if r is not None), None)
+    )

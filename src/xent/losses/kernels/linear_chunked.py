@@ -1,0 +1,522 @@
+r"""Linear cross-entropy in pieces: matrix products around a row kernel, in a bounded workspace.
+
+The logits ``hidden·weightᵀ + bias`` are made some rows at a time, the row kernel turns them into
+losses and, in the same memory, into their gradient, and two more products carry that to ``hidden``
+and ``weight``: three products in all. Where so few rows fit the workspace that the products would
+be slow, the classes are cut too. Then the rows' log-sum-exp is put together from the pieces first,
+and all pieces but the last are made again for their gradient: fewer than four products.
+
+For a row with target y let L be log Σ exp over the *other* classes, which pieces can be put
+together to. With the target's own logit a the loss is log(1 + exp(L − a)), which cancels nowhere.
+
+Any device of torch; the row kernel is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple, Protocol, TypeAlias
+
+import torch
+from torch.nn.functional import pad
+
+from xent.errors import OptionError
+from xent.losses.definition import LogitTransform
+from xent.losses.kernels import LinearRows, SoftmaxRows
+
+__all__ = [
+    "DEFAULT_WORKSPACE",
+    "Gradients",
+    "Plan",
+    "RowKernel",
+    "RowResults",
+    "accumulation_dtype",
+    "gradients",
+    "kept_rows",
+    "losses",
+    "plan_of",
+]
+
+Tensor: TypeAlias = torch.Tensor
+Needed: TypeAlias = tuple[bool, bool, bool]
+
+DEFAULT_WORKSPACE = 256 * 2**20
+"""Bytes of the workspace where the caller names none."""
+FEW_ROWS = 256
+"""Rows below which products become slow, as each of them reads all of the weight."""
+PAD = 16
+"""Columns beside a piece of logits: one that is masked, and the next row begins with a vector."""
+INVARIANT_ROWS = 128
+"""Rows of each product where results must not depend on how many rows there are."""
+
+
+class RowResults(NamedTuple):
+    """What a row kernel says of rows: nats in float64, not multiplied by the rows' weights."""
+
+    losses: Tensor  # (rows,)
+    logsumexp: Tensor  # (rows,)
+    gradient: Tensor | None  # (rows, classes), in the memory of the logits where it can
+
+
+class RowKernel(Protocol):
+    """A kernel for rows of logits, as `xent.losses.autodiff.linear` hands one in."""
+
+    def __call__(
+        self,
+        rows: SoftmaxRows,
+        *,
+        gradient: bool,
+        cotangent: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> RowResults:
+        """Return losses and, if asked, scale·cotangent·row weight·∂loss/∂logits."""
+        ...
+
+
+class Plan(NamedTuple):
+    """How the work is cut."""
+
+    rows: int  # rows of a piece
+    classes: int  # classes of a piece
+    tile: int  # classes of the weight that are widened at a time
+    padded: bool = False  # whether every piece has all its rows, the last ones empty
+
+
+class Gradients(NamedTuple):
+    """Losses of rows, and derivatives of their weighted sum where they were asked for."""
+
+    losses: Tensor
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def accumulation_dtype(rows: LinearRows) -> torch.dtype:
+    """Return the dtype of logits and sums: float32, or float64 where an input has it."""
+    arrays = [a for a in (rows.hidden, rows.weight, rows.bias) if a is not None]
+    wide = any(a.dtype == torch.float64 for a in arrays)
+    return torch.float64 if wide else torch.float32
+
+
+def plan_of(
+    rows: LinearRows,
+    workspace_bytes: int,
+    *,
+    copies: int = 1,
+    differentiated: bool,
+    invariant: bool = False,
+) -> Plan:
+    """Cut the work so that what is held at a time stays within the workspace.
+
+    Parameters
+    ----------
+    rows
+        The rows of a call.
+    workspace_bytes
+        What pieces of logits, and weights and rows widened to their dtype, may take.
+    copies
+        How many numbers a row kernel holds for a logit; where it needs more than one, some rows
+        are computed whatever the workspace.
+    differentiated
+        Whether gradients are wanted.
+    invariant
+        Whether every product is to have the same shape, however many rows there are.
+
+    Raises
+    ------
+    OptionError
+        If the workspace does not hold the logits of one row.
+    """
+    (count, features), classes = rows.hidden.shape, rows.weight.shape[0]
+    size = accumulation_dtype(rows).itemsize
+    held = workspace_bytes // size  # numbers
+    tile = max(1, classes)
+    if rows.weight.dtype.itemsize < size:  # widened, or their gradient rounded, a tile at a time
+        tile = max(1, min(classes, held // 4 // max(1, features)))
+        held -= tile * features
+    if _is_native(rows):  # slopes are narrowed for their products
+        held = held * 2 * copies // (2 * copies + 1)
+    elif rows.hidden.dtype.itemsize < size:  # a piece's rows are widened
+        held = held * classes // (classes + features)
+    line = classes + PAD
+    if held < line:
+        raise OptionError(
+            f"workspace_bytes must hold the logits of one row: got {workspace_bytes} for "
+            f"{classes} classes, which need {size * line * 4 // 3 + 4 * size * features}. "
+            f"Hint: the default is {DEFAULT_WORKSPACE}."
+        )
+    held = max(line, held // copies)
+    if invariant:
+        return Plan(max(1, min(INVARIANT_ROWS, held // line)), classes, tile, padded=True)
+    fit = held // line
+    if fit >= count or fit >= FEW_ROWS or _whole_rows_only(rows):
+        pieces = max(1, -(-count // max(1, min(fit, count or 1))))
+        return Plan(max(1, -(-count // pieces)), classes, tile)
+    together = min(count, FEW_ROWS if differentiated else 4 * FEW_ROWS)
+    groups = -(-count // together)
+    together = -(-count // groups)
+    return Plan(together, max(1, held // together - PAD), tile)
+
+
+def _whole_rows_only(rows: LinearRows) -> bool:
+    """Tell whether a row's target is more than one class, so that pieces of it do not do."""
+    return rows.soft or rows.smoothing != 0.0
+
+
+# ---- which rows ----------------------------------------------------------------------------------
+
+
+def kept_rows(rows: LinearRows) -> Tensor | None:
+    """Return the indices of the rows that are looked at, or None where that is all of them."""
+    kept = None
+    if rows.row_weight is not None:
+        kept = rows.row_weight != 0
+    if rows.ignore_index is not None and not rows.soft:
+        seen = rows.targets != rows.ignore_index
+        kept = seen if kept is None else kept & seen
+    if kept is None or bool(kept.all()):
+        return None
+    return kept.nonzero()[:, 0]
+
+
+# ---- products ------------------------------------------------------------------------------------
+
+
+class _Head:
+    """The weight and bias, and products with pieces of them, in the dtype of accumulation."""
+
+    def __init__(self, rows: LinearRows, plan: Plan) -> None:
+        self.weight, self.tile = rows.weight.detach(), plan.tile
+        self.dtype = accumulation_dtype(rows)
+        self.bias = None if rows.bias is None else rows.bias.detach().to(self.dtype)
+        self.native = _is_native(rows)
+
+    def rows(self, hidden: Tensor) -> Tensor:
+        """Return rows as the products take them."""
+        return hidden if self.native else hidden.to(self.dtype)
+
+    def _tiles(self, start: int, stop: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Return weights as products take them, and where they are in all and here."""
+        step = stop - start if self.native else self.tile
+        for low in range(start, stop, max(1, step)):
+            part = slice(low, min(low + step, stop))
+            weight = self.weight[part]
+            yield (
+                part,
+                slice(part.start - start, part.stop - start),
+                weight if self.native else weight.to(self.dtype),
+            )
+
+    def logits(self, hidden: Tensor, start: int, stop: int, out: Tensor) -> None:
+        """Write ``hidden·weightᵀ + bias`` of some classes."""
+        for part, here, weight in self._tiles(start, stop):
+            to = out[:, here]
+            if self.native:
+                torch.mm(hidden, weight.t(), out_dtype=self.dtype, out=to)
+            else:
+                torch.mm(hidden, weight.t(), out=to)
+            if self.bias is not None:
+                to += self.bias[part]
+
+    def add_to_hidden(self, slopes: Tensor, start: int, stop: int, out: Tensor) -> None:
+        """Add ``slopes·weight`` of some classes to the gradient of rows."""
+        for _, here, weight in self._tiles(start, stop):
+            own = slopes[:, here]
+            if self.native:
+                out += torch.mm(own.to(weight.dtype), weight, out_dtype=self.dtype)
+            else:
+                out.addmm_(own, weight)
+
+    def add_to_weight(
+        self, slopes: Tensor, hidden: Tensor, start: int, stop: int, out: Tensor, *, first: bool
+    ) -> None:
+        """Add ``slopesᵀ·hidden`` to the gradient of some classes, or write it as the first."""
+        if out.dtype == self.dtype and not self.native:
+            out[start:stop].addmm_(slopes.t(), hidden, beta=0.0 if first else 1.0)
+            return
+        for low in range(start, stop, self.tile):  # so that what is yet to be rounded stays small
+            part = slice(low, min(low + self.tile, stop))
+            own = slopes[:, part.start - start : part.stop - start].t()
+            if self.native:
+                product = torch.mm(own.to(hidden.dtype), hidden, out_dtype=self.dtype)
+            else:
+                product = torch.mm(own, hidden)
+            if first:
+                out[part] = product
+            else:
+                out[part] += product
+
+
+def _is_native(rows: LinearRows) -> bool:
+    """Tell whether the device multiplies half types as they are and adds up in float32."""
+    half = rows.weight.dtype == rows.hidden.dtype and rows.weight.dtype.itemsize == 2
+    return half and rows.weight.device.type == "cuda"
+
+
+class _Sums:
+    """The derivatives that are wanted, added up piece by piece."""
+
+    def __init__(
+        self, rows: LinearRows, head: _Head, needed: Needed, *, any_rows: bool, once: bool
+    ) -> None:
+        """Take the memory; `once` says that all rows come in one piece, and sums are final."""
+        count, (classes, features) = rows.hidden.shape[0], rows.weight.shape
+        device = rows.hidden.device
+        self.head, self.wanted, self.first = head, any(needed), True
+        self.hidden = self.weight = self.bias = None
+        if needed[0]:  # rows that are not looked at have zeros
+            self.hidden = torch.zeros((count, features), dtype=rows.hidden.dtype, device=device)
+        if needed[1]:
+            dtype = rows.weight.dtype if once else head.dtype
+            new = torch.empty if any_rows else torch.zeros
+            self.weight = new((classes, features), dtype=dtype, device=device)
+        if needed[2]:
+            self.bias = torch.zeros(classes, dtype=torch.float64, device=device)
+
+    def add(
+        self, slopes: Tensor, hidden: Tensor, start: int, stop: int, share: Tensor | None
+    ) -> None:
+        """Add what the gradient of some rows' logits of some classes brings.
+
+        `share` is the gradient of these rows themselves, if it is wanted.
+        """
+        if share is not None:
+            self.head.add_to_hidden(slopes, start, stop, share)
+        if self.weight is not None:
+            self.head.add_to_weight(slopes, hidden, start, stop, self.weight, first=self.first)
+        if self.bias is not None:
+            self.bias[start:stop] += slopes.sum(0, dtype=torch.float64)
+
+    def share(self, rows: int) -> Tensor | None:
+        """Return memory for the gradient of some rows, or None where it is not wanted."""
+        if self.hidden is None:
+            return None
+        shape, device = (rows, self.hidden.shape[1]), self.hidden.device
+        return torch.zeros(shape, dtype=self.head.dtype, device=device)
+
+    def result(self, rows: LinearRows, losses: Tensor) -> Gradients:
+        """Return the sums in the dtypes of what they are derivatives by."""
+        weight = None if self.weight is None else self.weight.to(rows.weight.dtype)
+        bias = None if self.bias is None else self.bias.to(rows.bias.dtype)
+        return Gradients(losses, self.hidden, weight, bias)
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+class _Piece(NamedTuple):
+    """Some rows, as they are computed together."""
+
+    rows: LinearRows
+    hidden: Tensor  # as the products take them         (rows, features)
+    cotangent: Tensor | None  # float64                 (rows,)
+
+
+class _Call(NamedTuple):
+    """What all pieces of a call share."""
+
+    head: _Head
+    plan: Plan
+    kernel: RowKernel
+    memory: Tensor
+    scale: float
+    sums: _Sums
+
+    def piece_of_logits(self, rows: int, classes: int) -> Tensor:
+        """Return memory whose rows begin at whole vectors and end with a column to spare."""
+        line = (classes // PAD + 1) * PAD
+        return self.memory[: rows * line].view(rows, line)
+
+
+def losses(rows: LinearRows, plan: Plan, kernel: RowKernel) -> Tensor:
+    """Return the loss of each row, float64, without its weight; 0 for rows not looked at.
+
+    Parameters
+    ----------
+    rows
+        The rows; class weights are contiguous float64, and so are row weights.
+    plan
+        How the work is cut.
+    kernel
+        What computes rows of logits.
+    """
+    return gradients(rows, plan, kernel, needed=(False, False, False)).losses
+
+
+def gradients(
+    rows: LinearRows,
+    plan: Plan,
+    kernel: RowKernel,
+    *,
+    cotangent: Tensor | None = None,
+    scale: float = 1.0,
+    needed: Needed = (True, True, True),
+) -> Gradients:
+    """Return losses, and the derivatives of Σ scale·cotangent·row weight·loss.
+
+    Parameters
+    ----------
+    rows, plan, kernel
+        As for `losses`.
+    cotangent
+        A factor for each row, float64 (rows,), or None for ones.
+    scale
+        A factor of the derivatives.
+    needed
+        Which derivatives are wanted: by hidden, weight, bias. What is not costs nothing.
+    """
+    index = kept_rows(rows)
+    count = rows.hidden.shape[0] if index is None else index.shape[0]
+    head = _Head(rows, plan)
+    sums = _Sums(rows, head, needed, any_rows=count > 0, once=count <= plan.rows)
+    device = rows.hidden.device
+    found = torch.zeros(rows.hidden.shape[0], dtype=torch.float64, device=device)
+    size = min(plan.rows, count) if not plan.padded else plan.rows
+    space = size * (min(plan.classes, rows.weight.shape[0]) // PAD + 1) * PAD
+    memory = torch.empty(space, dtype=head.dtype, device=device)
+    call = _Call(head, plan, kernel, memory, scale, sums)
+    compute = _whole if plan.classes >= rows.weight.shape[0] else _cut
+    for start in range(0, count, plan.rows):
+        part = slice(start, min(start + plan.rows, count))
+        where = part if index is None else index[part]
+        own = part.stop - part.start
+        piece = _piece(rows, where, cotangent, call)
+        share = sums.share(piece.hidden.shape[0])
+        found[where] = compute(piece, call, share)[:own]
+        if share is not None and sums.hidden is not None:
+            sums.hidden[where] = share[:own].to(sums.hidden.dtype)
+        sums.first = False
+    return sums.result(rows, found)
+
+
+def _piece(
+    rows: LinearRows, where: Tensor | slice, cotangent: Tensor | None, call: _Call
+) -> _Piece:
+    """Return some rows, with rows that are ignored behind them where all pieces are of one size."""
+    hidden, targets = call.head.rows(rows.hidden.detach()[where]), rows.targets[where]
+    weight = None if rows.row_weight is None else rows.row_weight[where]
+    each = None if cotangent is None else cotangent[where]
+    missing = call.plan.rows - hidden.shape[0]
+    if call.plan.padded and missing:
+        if weight is None:
+            weight = torch.ones(hidden.shape[0], dtype=torch.float64, device=hidden.device)
+        hidden, targets, weight, each = (
+            None if a is None else pad(a, (0, 0) * (a.ndim - 1) + (0, missing))
+            for a in (hidden, targets, weight, each)
+        )
+    own = replace(rows, hidden=hidden, targets=targets, row_weight=weight)
+    return _Piece(own, hidden, each)
+
+
+def _whole(piece: _Piece, call: _Call, share: Tensor | None) -> Tensor:
+    """Compute some rows with all their classes, and return their losses."""
+    count, classes = piece.hidden.shape[0], piece.rows.weight.shape[0]
+    logits = call.piece_of_logits(count, classes)[:, :classes]
+    call.head.logits(piece.hidden, 0, classes, logits)
+    found = call.kernel(
+        piece.rows.of_logits(logits),
+        gradient=call.sums.wanted,
+        cotangent=piece.cotangent,
+        scale=call.scale,
+    )
+    if found.gradient is not None:
+        call.sums.add(found.gradient, piece.hidden, 0, classes, share)
+    return found.losses
+
+
+# ---- rows whose classes are cut ------------------------------------------------------------------
+
+
+class _Slice:
+    """The logits of some rows and classes, of which those of the targets are taken out."""
+
+    def __init__(self, piece: _Piece, call: _Call, start: int, stop: int) -> None:
+        self.piece, self.call, self.start, self.stop = piece, call, start, stop
+        y = piece.rows.targets
+        self.here = (y >= start) & (y < stop)
+        # A row whose target is elsewhere has the column to spare for one.
+        self.column = torch.where(self.here, y - start, stop - start)[:, None]
+        self.logits = call.piece_of_logits(piece.hidden.shape[0], stop - start)
+
+    def fill(self) -> Tensor:
+        """Make the logits, and return those of the targets, 0 for a target that is elsewhere."""
+        self.logits[:, self.stop - self.start :] = -torch.inf
+        own = self.logits[:, : self.stop - self.start]
+        self.call.head.logits(self.piece.hidden, self.start, self.stop, own)
+        taken = torch.where(self.here, self.logits.gather(1, self.column)[:, 0], 0.0)
+        self.logits.scatter_(1, self.column, -torch.inf)
+        return taken.to(torch.float64)
+
+    def compute(self, cotangent: Tensor | None) -> RowResults:
+        """Return log Σ exp of the others, and their gradient where there is a cotangent."""
+        rows = replace(
+            self.piece.rows,
+            targets=self.column[:, 0],
+            class_weight=None,
+            row_weight=None,
+            ignore_index=None,
+            z_loss=0.0,
+        )
+        found = self.call.kernel(
+            rows.of_logits(self.logits), gradient=cotangent is not None, cotangent=cotangent
+        )
+        undefined = found.logsumexp.isnan()
+        if cotangent is not None or (undefined.device.type == "cpu" and not undefined.any()):
+            return found
+        # Where all the others are masked their sum is 0 here, not undefined.
+        nothing = undefined & (self.logits.amax(1) == -torch.inf)
+        return found._replace(logsumexp=torch.where(nothing, -torch.inf, found.logsumexp))
+
+
+def _cut(piece: _Piece, call: _Call, share: Tensor | None) -> Tensor:
+    """Compute some rows, some classes at a time, and return their losses.
+
+    The gradient at a logit of another class is weight·(1 + 2·z_loss·lse)·p, with p put together
+    from its share of its slice and the slice's share of all. At the target it is minus the
+    others' mass, and what the z-loss adds.
+    """
+    rows, step = piece.rows, call.plan.classes
+    transform = LogitTransform(rows.temperature, rows.softcap, carry=False)
+    slices = [
+        _Slice(piece, call, start, min(start + step, rows.weight.shape[0]))
+        for start in range(0, rows.weight.shape[0], step)
+    ]
+    own = torch.zeros(piece.hidden.shape[0], dtype=torch.float64, device=piece.hidden.device)
+    parts = []
+    for each in slices:
+        own += each.fill()
+        parts.append(each.compute(None).logsumexp)
+    others = torch.logsumexp(torch.stack(parts), 0)
+    a = own if rows.softcap is None else rows.softcap * torch.tanh(own / rows.softcap)
+    a = torch.where(own == -torch.inf, own, a) / rows.temperature
+    whole = torch.logaddexp(others, a)
+    mass = torch.ones_like(own) if rows.class_weight is None else rows.class_weight[rows.targets]
+    # log(1 + exp(others − a)), and the others' mass; −∞ − −∞ is a row of which nothing is allowed
+    gap = others - a
+    log_sum = torch.where(gap > 0, gap, 0.0) + torch.log1p(torch.exp(-gap.abs()))
+    loss = torch.where(mass != 0, mass * log_sum, 0.0) + rows.z_loss * mass * whole**2
+    if not call.sums.wanted:
+        return loss
+    factor = call.scale * mass
+    if piece.cotangent is not None:
+        factor = factor * piece.cotangent
+    if rows.row_weight is not None:
+        factor = factor * rows.row_weight
+    bend = 2.0 * rows.z_loss * whole
+    at_target = factor * (bend * torch.sigmoid(-gap) - torch.sigmoid(gap))
+    at_target = at_target * transform.slope(torch, own)
+    for each, log_part in zip(reversed(slices), reversed(parts), strict=True):
+        if each is not slices[-1]:  # the last is still there
+            each.fill()
+        found = each.compute(factor * (1.0 + bend) * torch.exp(log_part - whole))
+        slopes = found.gradient
+        assert slopes is not None
+        slopes.scatter_(1, each.column, at_target[:, None].to(slopes.dtype))
+        if bool((log_part == -torch.inf).any()):  # all other classes of a row are masked here
+            alone = torch.where(each.here, at_target, 0.0)[:, None].to(slopes.dtype)
+            empty = torch.zeros_like(slopes).scatter_(1, each.column, alone)
+            slopes = torch.where((log_part == -torch.inf)[:, None], empty, slopes)
+        slopes = slopes[:, : each.stop - each.start]
+        call.sums.add(slopes, piece.hidden, each.start, each.stop, share)
+    return loss
