@@ -32,6 +32,7 @@ from xent.losses.autodiff.torch import (
 from xent.losses.kernels import LinearRows, SoftmaxRows
 from xent.losses.kernels import linear_chunked as chunked
 from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE, RowResults
+from xent.losses.kernels.linear_products import accumulation_dtype
 
 __all__ = ["Limits", "linear_losses", "row_kernel"]
 
@@ -45,6 +46,13 @@ class Limits(NamedTuple):
 
     workspace_bytes: int = DEFAULT_WORKSPACE
     invariant: bool = False
+
+
+USUAL = Limits()
+
+
+def _wide(rows: LinearRows) -> torch.dtype:
+    return accumulation_dtype(rows.hidden, rows.weight, rows.bias)
 
 
 # ---- row kernels ---------------------------------------------------------------------------------
@@ -111,9 +119,7 @@ _ROW_KERNELS = {
 
 def row_kernel(rows: LinearRows, insisted: str | None = None) -> tuple[str, Callable[..., Any]]:
     """Return the name of the kernel that computes rows of logits of a call, and the kernel."""
-    logits = torch.empty(
-        (1, rows.weight.shape[0]), dtype=chunked.accumulation_dtype(rows), device=rows.weight.device
-    )
+    logits = torch.empty((1, rows.weight.shape[0]), dtype=_wide(rows), device=rows.weight.device)
     like = rows.of_logits(logits, slice(0, 1))
     name = dispatch.choose(like, insisted, dispatch.Situation(logits.device.type))
     return name, _ROW_KERNELS[name]
@@ -226,7 +232,7 @@ def _scale(stash: tuple[Tensor | None, ...], factor: Tensor) -> None:
         if gradient is None:
             continue
         if gradient.dtype.itemsize >= 4:
-            gradient *= factor.to(gradient.dtype)
+            gradient.mul_(factor.to(gradient.dtype))
             continue
         step = max(1, 2**22 // max(1, gradient[:1].numel()))
         for part in gradient.split(step):
@@ -325,7 +331,7 @@ def _second(
     rows, g = ∂loss/∂z. So by c it is g·ż; and with ``A = c·(∂²loss/∂z²)·ż`` and ``B = c·g`` it is
     A·W + B·V_W by h, Aᵀ·h + Bᵀ·V_h by W, and Σ A by b.
     """
-    dtype = chunked.accumulation_dtype(rows)
+    dtype = _wide(rows)
     hidden, weight, bias = (None if a is None else a.detach() for a in rows.arrays()[:3])
     assert hidden is not None
     assert weight is not None
@@ -401,7 +407,7 @@ def _second_differentiably(
 
 def _defined(rows: LinearRows, limits: Limits) -> Tensor:
     """Return the loss of each row, without its weight, by differentiable operations."""
-    dtype = chunked.accumulation_dtype(rows)
+    dtype = _wide(rows)
     weight = rows.weight.to(dtype)
     bias = None if rows.bias is None else rows.bias.to(dtype)
 
@@ -494,7 +500,7 @@ def linear_losses(
     scale: float | Tensor = 1.0,
     dtype: torch.dtype = torch.float32,
     kernel: str | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = USUAL,
 ) -> Tensor:
     """Return row weight·loss of each row, or ``scale`` times their sum.
 

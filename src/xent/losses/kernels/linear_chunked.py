@@ -14,7 +14,6 @@ Any device of torch; the row kernel is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -24,6 +23,7 @@ from torch.nn.functional import pad
 from xent.errors import OptionError
 from xent.losses.definition import LogitTransform
 from xent.losses.kernels import LinearRows, SoftmaxRows
+from xent.losses.kernels.linear_products import Head, accumulation_dtype, is_native, memory
 
 __all__ = [
     "DEFAULT_WORKSPACE",
@@ -31,7 +31,6 @@ __all__ = [
     "Plan",
     "RowKernel",
     "RowResults",
-    "accumulation_dtype",
     "gradients",
     "kept_rows",
     "losses",
@@ -92,13 +91,6 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-def accumulation_dtype(rows: LinearRows) -> torch.dtype:
-    """Return the dtype of logits and sums: float32, or float64 where an input has it."""
-    arrays = [a for a in (rows.hidden, rows.weight, rows.bias) if a is not None]
-    wide = any(a.dtype == torch.float64 for a in arrays)
-    return torch.float64 if wide else torch.float32
-
-
 def plan_of(
     rows: LinearRows,
     workspace_bytes: int,
@@ -129,13 +121,13 @@ def plan_of(
         If the workspace does not hold the logits of one row.
     """
     (count, features), classes = rows.hidden.shape, rows.weight.shape[0]
-    size = accumulation_dtype(rows).itemsize
+    size = accumulation_dtype(rows.hidden, rows.weight, rows.bias).itemsize
     held = workspace_bytes // size  # numbers
     tile = max(1, classes)
     if rows.weight.dtype.itemsize < size:  # widened, or their gradient rounded, a tile at a time
         tile = max(1, min(classes, held // 4 // max(1, features)))
         held -= tile * features
-    if _is_native(rows):  # slopes are narrowed for their products
+    if is_native(rows.hidden, rows.weight):  # slopes are narrowed for their products
         held = held * 2 * copies // (2 * copies + 1)
     elif rows.hidden.dtype.itemsize < size:  # a piece's rows are widened
         held = held * classes // (classes + features)
@@ -180,85 +172,14 @@ def kept_rows(rows: LinearRows) -> Tensor | None:
     return kept.nonzero()[:, 0]
 
 
-# ---- products ------------------------------------------------------------------------------------
-
-
-class _Head:
-    """The weight and bias, and products with pieces of them, in the dtype of accumulation."""
-
-    def __init__(self, rows: LinearRows, plan: Plan) -> None:
-        self.weight, self.tile = rows.weight.detach(), plan.tile
-        self.dtype = accumulation_dtype(rows)
-        self.bias = None if rows.bias is None else rows.bias.detach().to(self.dtype)
-        self.native = _is_native(rows)
-
-    def rows(self, hidden: Tensor) -> Tensor:
-        """Return rows as the products take them."""
-        return hidden if self.native else hidden.to(self.dtype)
-
-    def _tiles(self, start: int, stop: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Return weights as products take them, and where they are in all and here."""
-        step = stop - start if self.native else self.tile
-        for low in range(start, stop, max(1, step)):
-            part = slice(low, min(low + step, stop))
-            weight = self.weight[part]
-            yield (
-                part,
-                slice(part.start - start, part.stop - start),
-                weight if self.native else weight.to(self.dtype),
-            )
-
-    def logits(self, hidden: Tensor, start: int, stop: int, out: Tensor) -> None:
-        """Write ``hidden·weightᵀ + bias`` of some classes."""
-        for part, here, weight in self._tiles(start, stop):
-            to = out[:, here]
-            if self.native:
-                torch.mm(hidden, weight.t(), out_dtype=self.dtype, out=to)
-            else:
-                torch.mm(hidden, weight.t(), out=to)
-            if self.bias is not None:
-                to += self.bias[part]
-
-    def add_to_hidden(self, slopes: Tensor, start: int, stop: int, out: Tensor) -> None:
-        """Add ``slopes·weight`` of some classes to the gradient of rows."""
-        for _, here, weight in self._tiles(start, stop):
-            own = slopes[:, here]
-            if self.native:
-                out += torch.mm(own.to(weight.dtype), weight, out_dtype=self.dtype)
-            else:
-                out.addmm_(own, weight)
-
-    def add_to_weight(
-        self, slopes: Tensor, hidden: Tensor, start: int, stop: int, out: Tensor, *, first: bool
-    ) -> None:
-        """Add ``slopesᵀ·hidden`` to the gradient of some classes, or write it as the first."""
-        if out.dtype == self.dtype and not self.native:
-            out[start:stop].addmm_(slopes.t(), hidden, beta=0.0 if first else 1.0)
-            return
-        for low in range(start, stop, self.tile):  # so that what is yet to be rounded stays small
-            part = slice(low, min(low + self.tile, stop))
-            own = slopes[:, part.start - start : part.stop - start].t()
-            if self.native:
-                product = torch.mm(own.to(hidden.dtype), hidden, out_dtype=self.dtype)
-            else:
-                product = torch.mm(own, hidden)
-            if first:
-                out[part] = product
-            else:
-                out[part] += product
-
-
-def _is_native(rows: LinearRows) -> bool:
-    """Tell whether the device multiplies half types as they are and adds up in float32."""
-    half = rows.weight.dtype == rows.hidden.dtype and rows.weight.dtype.itemsize == 2
-    return half and rows.weight.device.type == "cuda"
+# ---- sums ----------------------------------------------------------------------------------------
 
 
 class _Sums:
     """The derivatives that are wanted, added up piece by piece."""
 
     def __init__(
-        self, rows: LinearRows, head: _Head, needed: Needed, *, any_rows: bool, once: bool
+        self, rows: LinearRows, head: Head, needed: Needed, *, any_rows: bool, once: bool
     ) -> None:
         """Take the memory; `once` says that all rows come in one piece, and sums are final."""
         count, (classes, features) = rows.hidden.shape[0], rows.weight.shape
@@ -269,8 +190,9 @@ class _Sums:
             self.hidden = torch.zeros((count, features), dtype=rows.hidden.dtype, device=device)
         if needed[1]:
             dtype = rows.weight.dtype if once else head.dtype
-            new = torch.empty if any_rows else torch.zeros
-            self.weight = new((classes, features), dtype=dtype, device=device)
+            self.weight = memory((classes, features), dtype, device)
+            if not any_rows:
+                self.weight.zero_()
         if needed[2]:
             self.bias = torch.zeros(classes, dtype=torch.float64, device=device)
 
@@ -316,7 +238,7 @@ class _Piece(NamedTuple):
 class _Call(NamedTuple):
     """What all pieces of a call share."""
 
-    head: _Head
+    head: Head
     plan: Plan
     kernel: RowKernel
     memory: Tensor
@@ -368,14 +290,13 @@ def gradients(
     """
     index = kept_rows(rows)
     count = rows.hidden.shape[0] if index is None else index.shape[0]
-    head = _Head(rows, plan)
+    head = Head(rows.hidden, rows.weight, rows.bias, plan.tile)
     sums = _Sums(rows, head, needed, any_rows=count > 0, once=count <= plan.rows)
     device = rows.hidden.device
     found = torch.zeros(rows.hidden.shape[0], dtype=torch.float64, device=device)
     size = min(plan.rows, count) if not plan.padded else plan.rows
     space = size * (min(plan.classes, rows.weight.shape[0]) // PAD + 1) * PAD
-    memory = torch.empty(space, dtype=head.dtype, device=device)
-    call = _Call(head, plan, kernel, memory, scale, sums)
+    call = _Call(head, plan, kernel, memory((space,), head.dtype, device), scale, sums)
     compute = _whole if plan.classes >= rows.weight.shape[0] else _cut
     for start in range(0, count, plan.rows):
         part = slice(start, min(start + plan.rows, count))

@@ -2,8 +2,8 @@
 
 A fresh page costs more than what a kernel computes for it: the system finds, empties and maps it.
 So large gradients stand in large pages, and the memory of one that is gone is kept for the next
-of its size: at most one such block, which the system may take back meanwhile whenever it is short
-(``MADV_FREE``).
+of its size: at most two such blocks, for a workspace and a gradient, which the system may take
+back meanwhile whenever it is short (``MADV_FREE``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["LARGE", "empty", "release"]
 LARGE = 1 << 22
 """Bytes from which memory comes from here."""
 
-_kept: deque[mmap.mmap] = deque(maxlen=1)
+_kept: deque[mmap.mmap] = deque(maxlen=2)
 """Its operations are atomic, so a finalizer may run anywhere, and a fork leaves it whole."""
 
 
@@ -40,12 +40,18 @@ def empty(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _taken(length: int) -> mmap.mmap | None:
-    """Return the kept block if it fits; another is dropped before anything else is asked for."""
-    try:
-        block = _kept.pop()
-    except IndexError:
-        return None
-    return block if len(block) == length else None
+    """Return a kept block that fits; where none does, they are dropped before more is asked for."""
+    others = []
+    while _kept:
+        try:
+            block = _kept.pop()
+        except IndexError:  # another thread was faster
+            break
+        if len(block) == length:
+            _kept.extend(others)
+            return block
+        others.append(block)
+    return None
 
 
 def _mapped(length: int) -> mmap.mmap:
