@@ -86,6 +86,12 @@ def loss_is(result, want, rel=1e-14):
     return result.log_loss == pytest.approx(want, rel=rel, abs=0)
 
 
+def test_an_array_is_read_backwards_too():
+    y, p = np.array([1, 1, 0, 1]), np.array([0.9, 0.8, 0.6, 0.5])
+    turned = score({"label": y[::-1], "p": p[::-1]})
+    assert loss_is(turned, score({"label": y, "p": p}).log_loss)
+
+
 # ---- the numbers ---------------------------------------------------------------------------------
 
 

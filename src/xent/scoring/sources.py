@@ -411,7 +411,7 @@ def _columns_of(arrays: Mapping[Any, Any]) -> tuple[dict[str, np.ndarray], dict[
         if array.dtype == np.float16:
             array = array.astype(np.float32)
         if array.ndim == 1:
-            columns[name] = array
+            columns[name] = np.ascontiguousarray(array)  # the engine reads no array backwards
             continue
         lists[name] = [f"{name}[{j}]" for j in range(array.shape[1])]
         columns |= {part: np.ascontiguousarray(array[:, j]) for j, part in enumerate(lists[name])}
