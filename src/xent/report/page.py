@@ -71,9 +71,9 @@ def render_page(score: Score, comparison: Comparison | None = None) -> str:
         "reading": [short(line, _LONGEST_LINE) for line in score.reading],
         **headline(score),
         "loss_plot": figures.add(loss_histogram(score.loss_bins))
-        if score.summary.finite_rows
+        if score.explained and score.summary.finite_rows
         else "",
-        "loss_table": loss_table(score),
+        "loss_table": loss_table(score) if score.explained else None,
         "concentration": concentration(score),
         **_calibration(score, figures),
         "classes": class_table(score),
@@ -244,7 +244,7 @@ def _confusion(score: Score) -> dict[str, Any] | None:
     """Return the table of true and likeliest labels, of the costliest labels."""
     labels = [c.label for c in by_cost(c for c in score.classes if c.summary.n)][:MOST_LABELS]
     cells: dict[tuple[str, str], Confusion] = {(c.label, c.guess): c for c in score.confusions}
-    if len(labels) < 2:
+    if len(labels) < 2 or not score.explained:
         return None
     most = max((c.share or 0.0 for c in cells.values()), default=0.0) or 1.0
     rows = []

@@ -221,6 +221,11 @@ def decomposition_bar(split: Decomposition, question: str) -> str:
 
 def score_figure(score: Score, kind: str, label: str | None) -> Figure:
     """Draw one of the figures of a score, as `xent.scoring.Score.plot` describes them."""
+    if not score.explained:
+        raise OptionError(
+            f"a score must have its explanation to be drawn: got that of {score.path!r} without. "
+            "Hint: score(…) without explain=False looks at where the loss comes from."
+        )
     if kind == "losses":
         if label is not None:
             raise OptionError(

@@ -84,6 +84,10 @@ def render_text(score: Score, *, width: int = 96, color: bool = False) -> str:
     if score.worst:
         console.print()
         console.print(_worst_table(score.worst))
+    if not score.explained:
+        console.print()
+        console.print("Where the loss comes from was not looked at (--no-explain),", style="dim")
+        console.print("nor whether few rows decide how sure it is.", style="dim")
     return without_trailing_spaces(out.getvalue())
 
 

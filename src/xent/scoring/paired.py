@@ -192,7 +192,7 @@ def _prepared(laid: LaidOut, place: int, policy: Policy, grouping: Sequence[str]
     reading = read_roles(table, wishes)
     slices = [grouping_column(table, reading, name, "by or --cluster") for name in grouping]
     query = Query(table, reading, length=class_count(table, reading), policy=policy, slices=slices)
-    scan = query.scan(explain=False)
+    scan = query.scan(explain=False, brier=False)
     refuse_faults(query, scan)
     weighted = reading.weights is not None
     kept = ["id AS key", "CAST(y AS VARCHAR) AS y", "p", "l", f"{'w' if weighted else '1.0'} AS w"]

@@ -218,7 +218,6 @@ class Query:
     def _keyed(self) -> str:
         """Return the rows with what they are grouped by, and what else is summed of them."""
         below = " + ".join(f"CAST(p < {floor!r} AS INTEGER)" for floor in self.floors) or "0"
-        squares = f"greatest({self.truth.squares}, 0.0)"
         log_t, log_rest = self.predictions.logs("t", "ct")
         if (
             self.policy.floor is None and not self.reading.soft
@@ -227,7 +226,7 @@ class Query:
         # A faulty row may have any numbers, and some engines raise at logarithms.
         told = [
             f"CASE WHEN fault = 0 THEN {sql} ELSE 0.0 END AS {name}"
-            for name, sql in (("lt", log_t), ("lct", log_rest), ("b", squares))
+            for name, sql in (("lt", log_t), ("lct", log_rest))
         ]
         t = "CASE WHEN high < 1.0 THEN high ELSE 1.0 END AS t"
         asked = f"SELECT *, {self.truth.rightly} AS c, {t}"
@@ -266,12 +265,14 @@ class Query:
             else f"fsum(w * {about} * (w * {about}))",
         }
 
-    def _sums(self, *, explain: bool) -> dict[str, str]:
+    def _sums(self, *, explain: bool, brier: bool) -> dict[str, str]:
         """Return what is summed in every group: names, each with its SQL."""
         sums = self._loss_sums()
-        sums |= {
-            "correct": "fsum(w) FILTER (guess = k)" if self._weighted else "count_if(guess = k)"
-        }
+        w = "w * " if self._weighted else ""
+        sums |= {"correct": "fsum(w) FILTER (guess = k)" if w else "count_if(guess = k)"}
+        if brier:
+            squares = f"CASE WHEN fault = 0 THEN greatest({self.truth.squares}, 0.0) END"
+            sums |= {"brier": f"fsum({w}({squares}))"}
         if self.tolerance > self.strict:
             sums |= {"loose": self._count(f"abs(total - 1.0) > {self.strict!r}")}
         if self.predictions.already is not None:
@@ -280,11 +281,10 @@ class Query:
             sums |= {"touched": self._count(self.truth.touched)}
             sums |= {"zeros": self._count(f"fault = 0 AND {self.truth.given} IS NULL")}
         if explain:
-            w = "w * " if self._weighted else ""
             top = self._binary_sums("c", BinaryNames("t", "ct", "lt", "lct"))
             if not self.reading.soft:
                 del top["hits"]  # what is correct
-            sums |= {"brier": f"fsum({w}b)", **{f"top_{name}": sql for name, sql in top.items()}}
+            sums |= {f"top_{name}": sql for name, sql in top.items()}
         return sums
 
     def _count(self, condition: str) -> str:
@@ -322,15 +322,17 @@ class Query:
             for k, *row in found
         }
 
-    def scan(self, *, explain: bool = True) -> Scan:
+    def scan(self, *, explain: bool = True, brier: bool = True) -> Scan:
         """Scan the table once.
 
         Parameters
         ----------
         explain
             Whether to group by more than the class.
+        brier
+            Whether to sum squared differences, an eighth of a scan that does not explain.
         """
-        sums = self._sums(explain=explain)
+        sums = self._sums(explain=explain, brier=brier)
         groups: dict[str, dict[Any, dict[str, Any]]] = {}
         faults: dict[str, int] = {}
         whole = "guess" if explain and self.length**2 <= MOST_GUESSES else "k"

@@ -27,12 +27,18 @@ def summary_document(score: Score) -> dict[str, Any]:
     It holds sums over groups of rows, and the worst rows with their names, labels and
     probabilities; no other row.
 
+    Raises
+    ------
+    OptionError
+        If the score is not explained.
+
     Examples
     --------
     >>> from xent.scoring import score
     >>> summary_document(score("examples/predictions.csv"))["format"]
     'xent score summary 1'
     """
+    _require_explained("a summary", score)
     return {
         "format": SUMMARY_FORMAT,
         "path": score.path,
@@ -150,7 +156,7 @@ def merge(*scores: Score) -> Score:
     ----------
     *scores
         Of tables with the same labels, in any order, scored with the same floor and sliced by the
-        same columns.
+        same columns, each with its explanation.
 
     Raises
     ------
@@ -170,6 +176,7 @@ def merge(*scores: Score) -> Score:
     """
     if not scores:
         raise OptionError("there must be a score to merge: got none. Hint: merge(first, second)")
+    _require_explained("a score to merge", *scores)
     first = scores[0]
     for other in scores[1:]:
         _require_alike(first, other)
@@ -211,6 +218,16 @@ def _told_apart(score: Score, *, several: bool) -> Iterator[ScoredRow]:
     told = not several or score.path.endswith(_MERGED)
     for row in score.worst:
         yield row if told else replace(row, name=f"{Path(score.path).name}: {row.name}")
+
+
+def _require_explained(what: str, *scores: Score) -> None:
+    """Refuse scores of which a whole could not be explained."""
+    for score in scores:
+        if not score.explained:
+            raise OptionError(
+                f"{what} must have its explanation: got that of {score.path!r} without. "
+                "Hint: score([first, second], explain=False) scores files as one table."
+            )
 
 
 def _require_alike(first: Score, other: Score) -> None:

@@ -46,11 +46,12 @@ def score(
     by: Sequence[str] = (),
     cluster: str | None = None,
     class_wise: bool = False,
+    explain: bool = True,
     floor: float | None = None,
     allow_unnormalised: float | None = None,
     allow_unseen: bool = False,
     allow_missing: bool = False,
-    worst: int = 5,
+    worst: int | None = None,
     show: Sequence[str] = (),
     labels: Source | None = None,
     key: str | None = None,
@@ -82,6 +83,10 @@ def score(
     class_wise
         Whether to look at the calibration of every class, not only that of the second of two. One
         more scan; beyond 32 classes the rarest are pooled.
+    explain
+        Whether to look at where the loss comes from. Without it (the plain score) there are the log
+        loss and how sure it is, accuracy, Brier's score and what they are by class, in half the
+        time: every row is validated as ever. Not with `by`, `class_wise`, `worst` and `show`.
     floor
         What P(truth) is raised to in each row in which it is less, such as 1e-15; by default
         nothing is, and the score is infinite where the truth was called impossible.
@@ -93,7 +98,7 @@ def score(
     allow_missing
         Leave out rows without a label or a prediction; `Score.left_out` counts them.
     worst
-        How many of the worst rows to return.
+        How many of the worst rows to return; by default 5, and of a plain score none.
     show
         Columns to return of these rows besides, which may be private.
     labels, key
@@ -123,12 +128,15 @@ def score(
     (48, 0.4538, 0.0679, 'img-013')
     """
     policy = row_policy(allow_unnormalised, floor, unseen=allow_unseen)
-    if not _is_count(worst):
+    if worst is not None and not _is_count(worst):
         raise OptionError(
             f"worst must be a number of rows, 0 or more: got {worst!r}. Hint: worst=5 shows five."
         )
     sliced = list(dict.fromkeys(texts("by", by, "columns", "['country', 'month']") or []))
     told = list(dict.fromkeys(texts("show", show, "columns", "['text', 'country']") or []))
+    most = min((5 if explain else 0) if worst is None else worst, sys.maxsize)
+    if not explain:
+        _require_plain(by=bool(sliced), class_wise=class_wise, worst=most > 0, show=bool(told))
     wishes = Wishes.of(columns)
     grouped = _text("cluster", cluster)
     opening = open_tables(
@@ -144,16 +152,16 @@ def score(
             allow_missing=allow_missing,
         )
         opened = laid.table
-        sliced = list(dict.fromkeys([*laid.by, *sliced]))
+        sliced = list(dict.fromkeys([*laid.by, *sliced])) if explain else []
         told = list(dict.fromkeys([*laid.by, *told]))
         cluster = grouped or laid.cluster
         reading = read_roles(opened, laid.wishes)
         length = class_count(opened, reading)
         slices = [grouping_column(opened, reading, name) for name in sliced]
         # What a floor costs is told by P(truth) alone, and soft labels have many.
-        floors = () if reading.soft else FLOORS
+        floors = FLOORS if explain and not reading.soft else ()
         asked = Query(opened, reading, length=length, policy=policy, floors=floors, slices=slices)
-        scan = asked.scan()
+        scan = asked.scan(explain=explain)
         left_out = refuse_faults(asked, scan, allow_missing=allow_missing)
         for name, cells in zip(sliced, scan.tally.slices, strict=True):
             if len(cells) > MOST_GUESSES:
@@ -163,7 +171,7 @@ def score(
                     "values rows share; cut numbers into ranges first."
                 )
         tally = _well_centred(asked, scan.tally, judged=bool(left_out))
-        if length == 2 or class_wise:
+        if explain and (length == 2 or class_wise):
             tally = _with_questions(asked, tally, judged=bool(left_out))
         if reading.soft:
             weights, entropy = asked.soft_totals()
@@ -176,10 +184,9 @@ def score(
             clusters = clusters_of(by_cluster, cluster, 0.0 if math.isnan(mean) else mean)
         names = tuple(reading.classes) or tuple(str(k) for k in range(length))
         shown = [find_column(opened, name, "show") for name in told]
-        most = min(worst, sys.maxsize)
         least = tally.least_of_worst(most)
         judged = bool(left_out)
-        found = asked.worst(most, shown, least=least, judged=judged) if worst else []
+        found = asked.worst(most, shown, least=least, judged=judged) if most else []
     return Score(
         path=named(source),
         reading=(*laid.words, *reading.words),
@@ -212,6 +219,17 @@ def _text(name: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise OptionError(f"{name} must be a text: got {value!r}. Hint: give it as SQL has it.")
+
+
+def _require_plain(**explaining: bool) -> None:
+    """Refuse what is of the explanation where that is not asked for."""
+    given = [name for name, is_given in explaining.items() if is_given]
+    if given:
+        raise OptionError(
+            f"explain=False must stand without {', '.join(explaining)}, which are of the "
+            f"explanation: got {listed(given)} too. Hint: leave out one or the other; the "
+            "command's flag for it is --no-explain."
+        )
 
 
 def row_policy(unnormalised: float | None, floor: float | None, *, unseen: bool = False) -> Policy:

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _MOST_CONFUSIONS = 100
+_OF_THE_EXPLANATION = ("floors", "calibration", "confusions", "slices", "worst")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,9 @@ class LossBin:
 class Score:
     """The log loss of a table of predictions, and where it comes from. All amounts in nats.
 
+    Without the explanation (`explained`) what tells where it comes from is empty or None: floors,
+    `confusions`, `slices`, `loss_bins`, `calibration`, `top_label`, `concentration`, `worst`.
+
     Attributes
     ----------
     path
@@ -239,6 +243,11 @@ class Score:
     @cached_property
     def _whole(self) -> Cell:
         return self.tally.whole
+
+    @property
+    def explained(self) -> bool:
+        """Whether it was looked at where the loss comes from."""
+        return self.tally.explained
 
     @property
     def summary(self) -> LossSummary:
@@ -359,8 +368,8 @@ class Score:
     def concentration(self, share: float = 0.01) -> float | None:
         """Return the part of the loss that so large a share of the rows makes up, the worst ones.
 
-        None where the loss is 0 or infinite. Computed from bins of the loss, 8 to each doubling:
-        rows at the edge count with the mean of their bin.
+        None where the loss is 0, infinite or not explained. Computed from bins of the loss, 8 to
+        each doubling: rows at the edge count with the mean of their bin.
         """
         return self.tally.heaviest(share)[0]
 
@@ -437,6 +446,8 @@ class Score:
             said.append("one row says nothing about how sure its loss is")
         else:
             said += [f"the interval is not to be trusted: {d}" for d in self.interval.doubts]
+            if not self.explained:
+                said.append("whether few rows decide the interval was not looked at")
         if self.floor is not None and self.touched_rows:
             said.append(
                 f"the score depends on the floor {self.floor:g}, which {self.touched_rows:,} of "
@@ -514,7 +525,8 @@ class Score:
         Raises
         ------
         OptionError
-            If there is no such figure, or the label was not looked at by itself.
+            If there is no such figure, the label was not looked at by itself, or the score is not
+            explained.
         MissingExtraError
             If matplotlib is not installed.
 
@@ -538,11 +550,15 @@ class Score:
         return score_html(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the score as numbers, texts and None only: what is not finite is None."""
+        """Return the score as numbers, texts and None only.
+
+        What is not finite is None, and so is what was not looked at.
+        """
         error = self.standard_error
-        return {
+        document = {
             "file": self.path,
             "reading": list(self.reading),
+            "explained": self.explained,
             "rows": self.rows,
             "n": self.n,
             "log_loss_nats": _finite(self.log_loss),
@@ -623,6 +639,7 @@ class Score:
                 for row in self.worst
             ],
         }
+        return document if self.explained else document | dict.fromkeys(_OF_THE_EXPLANATION)
 
 
 def _finite(value: float) -> float | None:

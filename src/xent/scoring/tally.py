@@ -136,7 +136,8 @@ class Tally:
     losses
         By the loss's bin (`loss_bin_edges`) and by how many of the floors lie above P(truth).
     top
-        The likeliest class as a yes-or-no prediction: is it the truth?
+        The likeliest class as a yes-or-no prediction: is it the truth? None where the rows were
+        grouped by nothing but their class and slices.
     slices
         For each column, by its value.
     loose
@@ -160,6 +161,11 @@ class Tally:
     questions: Mapping[tuple[int, ...], Histogram] = field(default_factory=dict)
     soft: Mapping[int, float] = field(default_factory=dict)
     soft_entropy: float = 0.0
+
+    @property
+    def explained(self) -> bool:
+        """Whether the rows were grouped by their guess and their loss too."""
+        return self.top is not None
 
     @property
     def whole(self) -> Cell:
@@ -348,14 +354,14 @@ class Tally:
         Returns
         -------
         tuple
-            The two parts, each None where the whole is 0 or infinite. Rows at the edge count with
-            the mean of their bin.
+            The two parts, each None where the whole is 0 or infinite, or the losses are not
+            grouped. Rows at the edge count with the mean of their bin.
         """
         by_bin: dict[int, list[LossSummary]] = {}
         for (number, _), cell in self.losses.items():
             by_bin.setdefault(number, []).append(cell.summary)
         whole = self.whole.summary
-        if whole.infinite_rows or not whole.n:
+        if whole.infinite_rows or not whole.n or not by_bin:
             return None, None
         left, mean = share * whole.weight, whole.log_loss
         losses, squares = [], []
