@@ -13,7 +13,12 @@ from xent.torch.functional import (
     nll_loss,
     softmax_statistics,
 )
-from xent.torch.linear import LinearCrossEntropyLoss, linear_cross_entropy
+from xent.torch.linear import (
+    LinearCrossEntropyLoss,
+    LinearSoftmaxStatistics,
+    linear_cross_entropy,
+    linear_softmax_statistics,
+)
 from xent.torch.modules import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -28,12 +33,14 @@ __all__ = [
     "CrossEntropyLoss",
     "KLDivLoss",
     "LinearCrossEntropyLoss",
+    "LinearSoftmaxStatistics",
     "NLLLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "kl_div",
     "linear_cross_entropy",
+    "linear_softmax_statistics",
     "nll_loss",
     "softmax_statistics",
 ]

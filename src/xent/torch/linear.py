@@ -9,15 +9,22 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from xent.losses.autodiff.linear import DEFAULT_WORKSPACE, Limits, linear_losses
+from xent.losses.autodiff.linear import Limits, linear_losses
+from xent.losses.autodiff.linear_statistics import linear_statistics
 from xent.losses.kernels import LinearRows, SoftmaxRows
+from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE
 from xent.losses.rows import require_number
 from xent.torch import arguments as read
 from xent.torch.arguments import Tensor
 from xent.torch.averages import Mean, divisor_of_rows, look_at_targets
 from xent.torch.modules import Empty, Normalizer, _Options
 
-__all__ = ["LinearCrossEntropyLoss", "linear_cross_entropy"]
+__all__ = [
+    "LinearCrossEntropyLoss",
+    "LinearSoftmaxStatistics",
+    "linear_cross_entropy",
+    "linear_softmax_statistics",
+]
 
 
 @read.not_scriptable
@@ -200,6 +207,147 @@ def linear_cross_entropy(
     return result.reshape(call.shape) if how == "none" else result
 
 
+class LinearSoftmaxStatistics(NamedTuple):
+    """What people compute from logits, one number for each row, in nats.
+
+    Attributes
+    ----------
+    nll
+        Negative log-likelihood of the target (None without targets).
+    log_probability
+        Its negative.
+    logsumexp
+        log Σ exp of the (capped, tempered) logits.
+    entropy
+        Entropy of the softmax.
+    argmax
+        The likeliest class, the first of equals; −1 for a row that is NaN because it is bad.
+    correct
+        Whether that is the target.
+    rank
+        1 + how many classes are likelier than the target; 0 for a row that is not looked at.
+    """
+
+    nll: Tensor | None
+    log_probability: Tensor | None
+    logsumexp: Tensor
+    entropy: Tensor
+    argmax: Tensor
+    correct: Tensor | None
+    rank: Tensor | None
+
+
+@read.not_scriptable
+def linear_softmax_statistics(
+    input: Tensor,  # noqa: A002
+    linear_weight: Tensor,
+    target: Tensor | None = None,
+    *,
+    linear_bias: Tensor | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    class_mask: Tensor | None = None,
+    shift: int = 0,
+    workspace_bytes: int = DEFAULT_WORKSPACE,
+    out_dtype: torch.dtype | None = None,
+    kernel: str | None = None,
+) -> LinearSoftmaxStatistics:
+    r"""Return log-likelihood, log-sum-exp, entropy and rank of each row of logits W·h + b.
+
+    .. math:: \log p_y = z_y - \log\sum_j e^{z_j}, \qquad
+              H = -\sum_j p_j \log p_j, \qquad p = \mathrm{softmax}(z)
+
+    What policy gradients, preference losses and distillation are made of, without the logits in
+    memory: `nll`, `log_probability`, `logsumexp` and `entropy` are differentiable, and their
+    derivatives cost the logits once more and two products.
+
+    Parameters
+    ----------
+    input
+        Hidden states h, of a float dtype.                       (D,), (N, D) or (B, T, …, D)
+    linear_weight
+        The head's weight W.                                     (C, D)
+    target
+        Class indices of any integer dtype, in the shape of the rows; or None.
+    linear_bias, ignore_index, temperature, softcap, class_mask, shift, workspace_bytes, kernel
+        As for `linear_cross_entropy`. Rows with the ignored index are 0 throughout.
+    out_dtype
+        Dtype of the floats; by default float32, or float64 where an input has it.
+
+    Returns
+    -------
+    LinearSoftmaxStatistics
+        A record of tensors in the shape of the rows.
+
+    Raises
+    ------
+    IndexError, RuntimeError, ValueError, TypeError, NotImplementedError, OptionError
+        As for `linear_cross_entropy`.
+
+    See Also
+    --------
+    softmax_statistics : the same from logits that are there already.
+
+    Examples
+    --------
+    >>> s = linear_softmax_statistics(torch.eye(2), torch.zeros(4, 2), torch.tensor([0, 3]))
+    >>> print(s.entropy, s.argmax, s.correct, s.rank)
+    tensor([1.3863, 1.3863]) tensor([0, 0]) tensor([ True, False]) tensor([1, 1])
+    """
+    name = "linear_softmax_statistics"
+    tensors = input, linear_weight, target, linear_bias, class_mask
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(
+            linear_softmax_statistics,
+            tensors,
+            input,
+            linear_weight,
+            target,
+            linear_bias=linear_bias,
+            ignore_index=ignore_index,
+            temperature=temperature,
+            softcap=softcap,
+            class_mask=class_mask,
+            shift=shift,
+            workspace_bytes=workspace_bytes,
+            out_dtype=out_dtype,
+            kernel=kernel,
+        )
+    asked = target is not None
+    if target is None:  # any class will do: its log-likelihood is not returned
+        target = torch.zeros(input.shape[:-1], dtype=torch.int64, device=input.device)
+    if linear_weight.ndim != 2 or target.is_floating_point():
+        raise read.UnfitShapeError(
+            f"{name}(): linear_weight must be a matrix (C, D) and targets class indices: got shape "
+            f"{tuple(linear_weight.shape)} and targets of {target.dtype}. "
+            "Hint: linear_cross_entropy takes probabilities and heads of more dimensions."
+        )
+    call = read_call(
+        name,
+        input,
+        linear_weight,
+        target,
+        linear_bias=linear_bias,
+        class_mask=class_mask,
+        ignore_index=ignore_index,
+        shift=shift,
+    )
+    look_at_targets(call.likeness, target)
+    rows = replace(
+        call.places[0], temperature=temperature_of(temperature), softcap=softcap_of(softcap)
+    )
+    wide = torch.float64 if call.dtype is torch.float64 else torch.float32
+    found = linear_statistics(
+        rows, dtype=out_dtype or wide, kernel=kernel, limits=limits_of(workspace_bytes, False)
+    )
+    nll, lse, entropy, argmax, rank = (column.reshape(call.shape) for column in found)
+    if not asked:
+        return LinearSoftmaxStatistics(None, None, lse, entropy, argmax, None, None)
+    correct = (argmax == call.places[0].targets.reshape(call.shape)) & (rank > 0)
+    return LinearSoftmaxStatistics(nll, 0.0 - nll, lse, entropy, argmax, correct, rank)
+
+
 class Call(NamedTuple):
     """The tensors of a call, checked, as rows."""
 
@@ -278,15 +426,15 @@ def read_call(
             f"{name}(): a head of shape {tuple(linear_weight.shape)} with further dimensions takes "
             f"input of shape (N, D): got {tuple(input.shape)}. Hint: .flatten(0, -2)."
         )
-    input, target, row_weight = _shifted(name, input, target, row_weight, shift)
-    dtypes = [read.result_dtype(a) for a in (input, linear_weight, linear_bias) if a is not None]
+    states, target, row_weight = _shifted(name, input, target, row_weight, shift)
+    dtypes = [read.result_dtype(a) for a in (states, linear_weight, linear_bias) if a is not None]
     dtype = dtypes[0]
     for other in dtypes[1:]:
         dtype = torch.promote_types(dtype, other)
-    hidden, head, bias = _under_autocast(input, linear_weight, linear_bias)
+    hidden, head, bias = _under_autocast(states, linear_weight, linear_bias)
     assert hidden is not None
     assert head is not None
-    leading = tuple(input.shape[:-1])
+    leading = tuple(states.shape[:-1])
     shape = (*leading, *inner)
     count, many = math.prod(leading), math.prod(inner)
     masses = (*leading, classes) if not inner else (*leading[:1], classes, *inner)

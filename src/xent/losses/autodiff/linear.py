@@ -34,7 +34,19 @@ from xent.losses.kernels import linear_chunked as chunked
 from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE, RowResults
 from xent.losses.kernels.linear_products import accumulation_dtype
 
-__all__ = ["Limits", "linear_losses", "row_kernel"]
+__all__ = [
+    "DEFINED",
+    "Limits",
+    "blocks_of",
+    "by_blocks",
+    "emptied",
+    "linear_losses",
+    "needed_of",
+    "planned",
+    "row_kernel",
+    "situation_of",
+    "wide_of",
+]
 
 Tensor: TypeAlias = torch.Tensor
 DEFINED = 24
@@ -51,7 +63,8 @@ class Limits(NamedTuple):
 USUAL = Limits()
 
 
-def _wide(rows: LinearRows) -> torch.dtype:
+def wide_of(rows: LinearRows) -> torch.dtype:
+    """Return the dtype of the logits."""
     return accumulation_dtype(rows.hidden, rows.weight, rows.bias)
 
 
@@ -117,30 +130,45 @@ _ROW_KERNELS = {
 }
 
 
-def row_kernel(rows: LinearRows, insisted: str | None = None) -> tuple[str, Callable[..., Any]]:
-    """Return the name of the kernel that computes rows of logits of a call, and the kernel."""
-    logits = torch.empty((1, rows.weight.shape[0]), dtype=_wide(rows), device=rows.weight.device)
-    like = rows.of_logits(logits, slice(0, 1))
-    name = dispatch.choose(like, insisted, dispatch.Situation(logits.device.type))
+def row_kernel(rows: SoftmaxRows) -> tuple[str, chunked.RowKernel]:
+    """Return the name of the kernel that computes rows of logits, and the kernel."""
+    name = dispatch.choose(rows, None, dispatch.Situation(rows.logits.device.type))
     return name, _ROW_KERNELS[name]
 
 
 # ---- the chunked kernel as a function ------------------------------------------------------------
 
 
-def _planned(
-    rows: LinearRows, limits: Limits, *, differentiated: bool
+def planned(
+    rows: LinearRows,
+    limits: Limits,
+    *,
+    differentiated: bool,
+    whole: bool = False,
+    more_copies: int = 0,
 ) -> tuple[chunked.Plan, chunked.RowKernel]:
-    """Return how the work is cut, and the kernel that computes rows of logits."""
-    name, kernel = row_kernel(rows)
+    """Return how the work is cut, and the kernel that computes rows of logits.
+
+    Parameters
+    ----------
+    rows, limits
+        The rows, and the memory that pieces of them may take.
+    differentiated, whole
+        As for `chunked.plan_of`.
+    more_copies
+        Numbers that are held for each logit beside those of the row kernel.
+    """
+    one = torch.empty((1, rows.weight.shape[0]), dtype=wide_of(rows), device=rows.weight.device)
+    name, kernel = row_kernel(rows.of_logits(one, slice(0, 1)))
     # What the row kernel holds for each logit, as multiples of the logit.
     copies = {"numba_rows": 1, "triton_rows": 2}.get(name, 2 * DEFINED)
     plan = chunked.plan_of(
         rows,
         limits.workspace_bytes,
-        copies=copies,
+        copies=copies + more_copies,
         differentiated=differentiated,
         invariant=limits.invariant,
+        whole=whole,
     )
     return plan, kernel
 
@@ -148,7 +176,7 @@ def _planned(
 def _losses(rows: LinearRows, limits: Limits) -> Tensor:
     """Return the loss of each row, without its weight."""
     own = ready(rows)
-    return chunked.losses(own, *_planned(own, limits, differentiated=False))
+    return chunked.losses(own, *planned(own, limits, differentiated=False))
 
 
 def _gradients(
@@ -161,19 +189,20 @@ def _gradients(
     own = ready(rows)
     return chunked.gradients(
         own,
-        *_planned(own, limits, differentiated=True),
+        *planned(own, limits, differentiated=True),
         cotangent=None if cotangent is None else cotangent.detach().to(torch.float64),
         scale=scale,
         needed=needed,
     )
 
 
-def _needed(rows: LinearRows) -> tuple[bool, bool, bool]:
+def needed_of(rows: LinearRows) -> tuple[bool, bool, bool]:
+    """Tell which of hidden, weight and bias ask for derivatives."""
     asked = [a is not None and a.requires_grad for a in (rows.hidden, rows.weight, rows.bias)]
     return asked[0], asked[1], asked[2]
 
 
-def _emptied(rows: LinearRows) -> LinearRows:
+def emptied(rows: LinearRows) -> LinearRows:
     """Return the rows without their arrays, which autograd keeps."""
     return rows.with_arrays((None,) * 6)
 
@@ -196,7 +225,7 @@ class _Summed(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             found = _gradients(rows, limits, None, _number(scale), needed)
         ctx.save_for_backward(*rows.arrays())
-        ctx.rows, ctx.limits, ctx.scale, ctx.needed = _emptied(rows), limits, scale, needed
+        ctx.rows, ctx.limits, ctx.scale, ctx.needed = emptied(rows), limits, scale, needed
         ctx.stash = found[1:]
         return reduced(found.losses, rows.row_weight, "sum", scale, dtype)
 
@@ -256,7 +285,7 @@ class _EachRow(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             losses = _losses(rows, limits)
         ctx.save_for_backward(*rows.arrays())
-        ctx.rows, ctx.limits, ctx.needed = _emptied(rows), limits, needed
+        ctx.rows, ctx.limits, ctx.needed = emptied(rows), limits, needed
         return reduced(losses, rows.row_weight, "none", 1.0, dtype)
 
     @staticmethod
@@ -299,7 +328,7 @@ class _Gradients(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             found = _gradients(rows, limits, cotangent, 1.0, needed)
         ctx.save_for_backward(*rows.arrays(), cotangent)
-        ctx.rows, ctx.limits = _emptied(rows), limits
+        ctx.rows, ctx.limits = emptied(rows), limits
         ctx.set_materialize_grads(False)
         return found[1:]
 
@@ -314,7 +343,7 @@ class _Gradients(torch.autograd.Function):
         return *(f if a else None for f, a in zip(found, asked, strict=True)), None, None, None
 
 
-def _blocks(rows: LinearRows, limits: Limits) -> Iterator[slice]:
+def blocks_of(rows: LinearRows, limits: Limits) -> Iterator[slice]:
     """Cut rows so that the definition's own numbers stay within the workspace."""
     count, classes = rows.hidden.shape[0], rows.weight.shape[0]
     step = max(1, limits.workspace_bytes // (8 * DEFINED * max(1, classes)))
@@ -331,7 +360,7 @@ def _second(
     rows, g = ∂loss/∂z. So by c it is g·ż; and with ``A = c·(∂²loss/∂z²)·ż`` and ``B = c·g`` it is
     A·W + B·V_W by h, Aᵀ·h + Bᵀ·V_h by W, and Σ A by b.
     """
-    dtype = _wide(rows)
+    dtype = wide_of(rows)
     hidden, weight, bias = (None if a is None else a.detach() for a in rows.arrays()[:3])
     assert hidden is not None
     assert weight is not None
@@ -342,7 +371,7 @@ def _second(
     by_weight = torch.zeros_like(wide)
     by_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float64).to(bias.device)
     by_cotangent = torch.zeros_like(cotangent, dtype=torch.float64)
-    for part in _blocks(rows, limits):
+    for part in blocks_of(rows, limits):
         h = hidden[part].to(dtype)
         v_h = None if v_hidden is None else v_hidden[part].to(dtype)
         logits, tangent = h @ wide.t(), torch.zeros_like(h[:, :1] @ wide[:, :1].t())
@@ -405,28 +434,41 @@ def _second_differentiably(
 # ---- the definition ------------------------------------------------------------------------------
 
 
-def _defined(rows: LinearRows, limits: Limits) -> Tensor:
-    """Return the loss of each row, without its weight, by differentiable operations."""
-    dtype = _wide(rows)
+def by_blocks(rows: LinearRows, limits: Limits, compute: Callable[[SoftmaxRows], Tensor]) -> Tensor:
+    """Return what differentiable operations compute of each row, some rows of logits at a time.
+
+    In a graph the logits of a block are made again when they are needed; forward mode holds those
+    of one block, and transforms of `torch.func` all that they differentiate.
+    """
+    dtype = wide_of(rows)
     weight = rows.weight.to(dtype)
     bias = None if rows.bias is None else rows.bias.to(dtype)
 
     def block(hidden: Tensor, part: slice) -> Tensor:
         logits = torch.nn.functional.linear(hidden.to(dtype), weight, bias)
-        return defined(rows.of_logits(logits, part))[:, 0]
+        return compute(rows.of_logits(logits, part))
 
-    parts = list(_blocks(rows, limits)) if not torch.compiler.is_compiling() else [slice(None)]
-    if len(parts) < 2:
-        return block(rows.hidden, slice(None))
-    again = torch.is_grad_enabled() and torch._C._functorch.get_dynamic_layer_stack_depth() == 0
-    again = again and torch.autograd.forward_ad._current_level < 0
-    losses = [
-        checkpoint(block, rows.hidden[part], part, use_reentrant=False)
-        if again
-        else block(rows.hidden[part], part)
-        for part in parts
-    ]
-    return torch.cat(losses)
+    with torch.autocast(rows.hidden.device.type, enabled=False):
+        parts = [slice(None)]
+        if not torch.compiler.is_compiling():
+            parts = list(blocks_of(rows, limits))
+        if len(parts) < 2:
+            return block(rows.hidden, slice(None))
+        again = torch.is_grad_enabled() and torch._C._functorch.get_dynamic_layer_stack_depth() == 0
+        again = again and torch.autograd.forward_ad._current_level < 0
+        return torch.cat(
+            [
+                checkpoint(block, rows.hidden[part], part, use_reentrant=False)
+                if again
+                else block(rows.hidden[part], part)
+                for part in parts
+            ]
+        )
+
+
+def _defined(rows: LinearRows, limits: Limits) -> Tensor:
+    """Return the loss of each row, without its weight, by differentiable operations."""
+    return by_blocks(rows, limits, lambda of: defined(of)[:, 0])
 
 
 # ---- kernels as operators ------------------------------------------------------------------------
@@ -520,7 +562,7 @@ def linear_losses(
     limits
         The memory of the pieces.
     """
-    chosen = dispatch.choose(rows, kernel, _situation(rows))
+    chosen = dispatch.choose(rows, kernel, situation_of(rows))
     if chosen == "definition":
         return reduced(_defined(rows, limits), rows.row_weight, reduction, scale, dtype)
     if is_traced(rows.hidden):
@@ -528,7 +570,7 @@ def linear_losses(
         losses = _operator(*arguments, *limits)
         return reduced(losses, None, reduction, scale, dtype)
     # What keeps a graph has to be known here: within a function's forward all inputs ask for one.
-    needed = _needed(rows) if torch.is_grad_enabled() else (False, False, False)
+    needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)
     arrays = rows.hidden, rows.weight, rows.bias
     if reduction == "none":
         return _EachRow.apply(*arrays, rows, limits, dtype, needed)
@@ -537,7 +579,8 @@ def linear_losses(
     return _Summed.apply(*arrays, rows, limits, scale, dtype, needed)
 
 
-def _situation(rows: LinearRows) -> dispatch.Situation:
+def situation_of(rows: LinearRows) -> dispatch.Situation:
+    """Say where rows are, and what keeps kernels from them."""
     others = rows.arrays()[3:]
     reasons = [hindrance(a, others) for a in (rows.hidden, rows.weight, rows.bias) if a is not None]
     return dispatch.Situation(

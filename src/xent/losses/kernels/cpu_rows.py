@@ -15,8 +15,19 @@ from xent.losses.kernels.numba_doubles import one_by_one
 from xent.losses.kernels.numba_positions import over_positions, over_positions_dense
 from xent.losses.kernels.numba_positions import small_mean as small_mean_of_floats
 from xent.losses.kernels.numba_rows import Addresses, Layout, Options
+from xent.losses.kernels.numba_statistics import LEFT, row_statistics
 
-__all__ = ["FEW", "RowSums", "refuses", "sigmoid", "small_mean", "softmax", "weigh_targets"]
+__all__ = [
+    "FEW",
+    "LEFT",
+    "RowSums",
+    "refuses",
+    "sigmoid",
+    "small_mean",
+    "softmax",
+    "statistics",
+    "weigh_targets",
+]
 
 KINDS: dict[str, Any] = {
     "float32": np.float32(0),
@@ -353,3 +364,37 @@ def sigmoid(
 
     threads.run(compute, blocks, count)
     return _totals(sums)
+
+
+def statistics(
+    logits: Any, targets: Any, temperature: float, entropy: Any, argmax: Any, rank: Any
+) -> bool:
+    """Fill the statistics of rows of logits, or return False where these are not float32.
+
+    Parameters
+    ----------
+    logits
+        (rows, classes), float32, contiguous over classes.
+    targets
+        Class indices, contiguous int64 (rows,), or None.
+    temperature
+        What logits are divided by.
+    entropy, argmax, rank
+        Filled: the entropy of the softmax, float64; the first likeliest class, int64, LEFT for a
+        row that is not computed; and 1 + how many logits are larger than the target's, int64.
+    """
+    (rows, classes), (line, step) = logits.shape, _strides(logits)
+    if _name(logits) != "float32" or step != 1 or not _is_moderate(temperature):
+        return False
+    constants = constants_of(temperature)
+    at = [_address(array) for array in (targets, entropy, argmax, rank)]
+
+    def compute(start: int, stop: int) -> None:
+        scratch = np.empty(classes + 32, np.float32)
+        row_statistics(
+            KINDS["float32"], _address(logits), line, classes, at[0], float(temperature), constants,
+            *at[1:], start, stop, scratch.ctypes.data,
+        )  # fmt: skip
+
+    threads.run(compute, rows, rows * classes)
+    return True

@@ -53,7 +53,7 @@ INVARIANT_ROWS = 128
 class RowResults(NamedTuple):
     """What a row kernel says of rows: nats in float64, not multiplied by the rows' weights."""
 
-    losses: Tensor  # (rows,)
+    losses: Tensor  # (rows,), or several numbers for each row
     logsumexp: Tensor  # (rows,)
     gradient: Tensor | None  # (rows, classes), in the memory of the logits where it can
 
@@ -98,6 +98,7 @@ def plan_of(
     copies: int = 1,
     differentiated: bool,
     invariant: bool = False,
+    whole: bool = False,
 ) -> Plan:
     """Cut the work so that what is held at a time stays within the workspace.
 
@@ -114,6 +115,8 @@ def plan_of(
         Whether gradients are wanted.
     invariant
         Whether every product is to have the same shape, however many rows there are.
+    whole
+        Whether all classes of a row are wanted at once.
 
     Raises
     ------
@@ -142,7 +145,7 @@ def plan_of(
     if invariant:
         return Plan(max(1, min(INVARIANT_ROWS, held // line)), classes, tile, padded=True)
     fit = held // line
-    if fit >= count or fit >= FEW_ROWS or _whole_rows_only(rows):
+    if fit >= count or fit >= FEW_ROWS or whole or _whole_rows_only(rows):
         pieces = max(1, -(-count // max(1, min(fit, count or 1))))
         return Plan(max(1, -(-count // pieces)), classes, tile)
     together = min(count, FEW_ROWS if differentiated else 4 * FEW_ROWS)
@@ -293,7 +296,7 @@ def gradients(
     head = Head(rows.hidden, rows.weight, rows.bias, plan.tile)
     sums = _Sums(rows, head, needed, any_rows=count > 0, once=count <= plan.rows)
     device = rows.hidden.device
-    found = torch.zeros(rows.hidden.shape[0], dtype=torch.float64, device=device)
+    found: Tensor | None = None
     size = min(plan.rows, count) if not plan.padded else plan.rows
     space = size * (min(plan.classes, rows.weight.shape[0]) // PAD + 1) * PAD
     call = _Call(head, plan, kernel, memory((space,), head.dtype, device), scale, sums)
@@ -304,10 +307,16 @@ def gradients(
         own = part.stop - part.start
         piece = _piece(rows, where, cotangent, call)
         share = sums.share(piece.hidden.shape[0])
-        found[where] = compute(piece, call, share)[:own]
+        losses = compute(piece, call, share)[:own]
+        if found is None:
+            every = rows.hidden.shape[0], *losses.shape[1:]
+            found = torch.zeros(every, dtype=torch.float64, device=device)
+        found[where] = losses
         if share is not None and sums.hidden is not None:
             sums.hidden[where] = share[:own].to(sums.hidden.dtype)
         sums.first = False
+    if found is None:
+        found = torch.zeros(rows.hidden.shape[0], dtype=torch.float64, device=device)
     return sums.result(rows, found)
 
 
