@@ -20,7 +20,7 @@ from xent.losses.kernels import LinearRows, linear_chunked
 ROWS, FEATURES, CLASSES = 23, 6, 70
 WIDE = torch.float64
 # Everything at once; some rows at a time; some classes of some rows at a time.
-SPACES = {"whole": 2**28, "rows": 7 * 4 * (CLASSES + 16), "classes": 23 * 4 * (16 + 16)}
+SPACES = {"whole": 2**28, "rows": 9 * 4 * (CLASSES + 16), "classes": 8 * 4 * (16 + 16)}
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,9 @@ def test_values_and_gradients_are_those_of_the_logits(space, case, reduction):
         strict=True,
     ):
         assert got.dtype == want.dtype
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6 * float(want.abs().max()))
+        torch.testing.assert_close(
+            got, want, rtol=1e-5, atol=2e-6 * float(want.detach().abs().max())
+        )
 
 
 def test_the_plans_are_the_three_that_are_meant():
@@ -110,8 +112,8 @@ def test_the_plans_are_the_three_that_are_meant():
         for name, space in SPACES.items()
     }
     assert plans["whole"][:2] == (ROWS, CLASSES)
-    assert plans["rows"].classes < CLASSES or plans["rows"].rows < ROWS
-    assert plans["classes"].classes < CLASSES
+    assert plans["rows"][:2] == (8, CLASSES)
+    assert plans["classes"].classes < CLASSES // 2
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -142,7 +144,7 @@ def test_the_gradient_of_a_confident_target_is_minus_the_others_mass(space):
     )
     loss.backward()
     others = (CLASSES - 1) * math.exp(-40.0)
-    assert float(hidden.grad) == pytest.approx(-others, rel=1e-5)
+    assert float(hidden.grad.detach()) == pytest.approx(-others, rel=1e-5)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -180,7 +182,7 @@ def test_a_row_of_which_only_the_target_is_allowed_costs_nothing(space):
         hidden, head, torch.full((ROWS,), 40), class_mask=mask, workspace_bytes=SPACES[space]
     )
     loss.backward()
-    assert float(loss) == 0.0
+    assert float(loss.detach()) == 0.0
     assert not hidden.grad.any()
     assert not head.grad.any()
 
@@ -224,12 +226,12 @@ def test_nothing_kept_is_torchs_nan_or_zero_with_zero_gradients():
     assert math.isnan(xent.torch.linear_cross_entropy(hidden, head, target))
     loss = xent.torch.linear_cross_entropy(hidden, head, target, empty="zero")
     loss.backward()
-    assert float(loss) == 0.0
+    assert float(loss.detach()) == 0.0
     assert not head.grad.any()
     assert not hidden.grad.any()
     empty = xent.torch.linear_cross_entropy(hidden[:0], head, target[:0], reduction="sum")
     empty.backward()
-    assert float(empty) == 0.0
+    assert float(empty.detach()) == 0.0
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ def test_half_types_are_added_up_in_float32_and_rounded_once(dtype, space):
     )
     assert loss.dtype == dtype
     exact = expected(hidden, head, bias, target).sum() / (target != -100).sum()
-    assert float(loss) == float(exact.detach().to(dtype))
+    assert float(loss.detach()) == float(exact.detach().to(dtype))
     loss.backward()
     truth = torch.autograd.grad(exact, (hidden, head, bias))
     eps = torch.finfo(dtype).eps
@@ -342,7 +344,7 @@ def test_autocast_multiplies_half_types_and_returns_float32():
     assert head.grad.dtype == torch.float32
     rounded = [a.detach().to(torch.bfloat16) for a in (hidden, head, bias)]
     truth = expected(*rounded, target).sum() / (target != -100).sum()
-    assert float(loss) == pytest.approx(float(truth), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(float(truth.detach()), rel=1e-6)
 
 
 # ---- derivatives ---------------------------------------------------------------------------------
@@ -426,7 +428,7 @@ def test_the_matrix_of_derivatives(transform, compiled):
     if transform in ("backward", "double"):
         once = torch.compile(ours, fullgraph=True, backend="aot_eager")
         if transform == "double":  # torch differentiates no compiled graph twice
-            with pytest.raises(RuntimeError, match="double backward|not.*differentiable|does not"):
+            with pytest.raises(RuntimeError, match="not have been used in the graph"):
                 own(once, hidden, head, v)
             return
         torch.testing.assert_close(own(once, hidden, head, v), want)
@@ -436,7 +438,7 @@ def test_the_matrix_of_derivatives(transform, compiled):
 
 
 def test_third_derivatives():
-    hidden, head, target, v, w = pieces()
+    hidden, head, target, v, _ = pieces()
     hidden.requires_grad_()
 
     def third(f):
@@ -492,7 +494,7 @@ def test_a_tied_embedding_gets_both_its_gradients():
 
 
 def test_targets_and_weights_that_ask_for_derivatives_get_them():
-    hidden, head, target, *_ = pieces()
+    hidden, head, *_ = pieces()
     share = torch.softmax(torch.randn(5, 9, dtype=WIDE), 1).requires_grad_()
     weight = torch.rand(9, dtype=WIDE).requires_grad_()
     ours = xent.torch.linear_cross_entropy(hidden, head, share, weight=weight, reduction="sum")
@@ -516,7 +518,7 @@ def test_checkpoints_and_accumulation():
 
 
 def test_the_operators_are_what_torch_asks_of_operators():
-    hidden, head, bias, target = made(WIDE)
+    hidden, head, _, target = made(WIDE)
     arguments = (
         hidden.detach().requires_grad_(), head.detach().requires_grad_(), None, target, None, None,
         -100, 0.0, 1.0, None, 0.0, 2**20, False,
@@ -551,8 +553,6 @@ def test_nothing_of_the_size_of_the_logits_is_held(what):
     head = torch.randn(classes, features, generator=g, requires_grad=True)
     target = torch.randint(0, classes, (rows,), generator=g)
     space = 2**20  # a quarter of the logits
-    own = autodiff.linear_losses
-    del own
 
     def loss(h, w):
         how = "none" if what == "none" else "mean"
@@ -668,7 +668,7 @@ def test_a_kernel_may_be_insisted_on():
     torch.testing.assert_close(one, xent.torch.linear_cross_entropy(hidden, head, target))
     with pytest.raises(xent.errors.OptionError, match="kernel must be one of 'linear_chunked'"):
         xent.torch.linear_cross_entropy(hidden, head, target, kernel="numba_rows")
-    with pytest.raises(xent.errors.OptionError, match="transform of torch.func is active"):
+    with pytest.raises(xent.errors.OptionError, match=r"transform of torch\.func is active"):
         torch.func.grad(
             lambda h: xent.torch.linear_cross_entropy(h, head, target, kernel="linear_chunked")
         )(hidden.detach())
@@ -702,8 +702,7 @@ def test_what_does_not_fit_is_refused_in_words():
             call(**arguments)
 
 
-def test_scripting_and_tracing_are_refused():
-    hidden, head, _, target = made()
+def test_scripting_is_refused():
     with pytest.raises(Exception, match="script"):
         torch.jit.script(xent.torch.linear_cross_entropy)
 
@@ -751,7 +750,7 @@ def test_statistics_and_their_derivatives(space, options, dtype):
     for a, b in zip(
         torch.autograd.grad(mine, inputs), torch.autograd.grad(own, inputs), strict=True
     ):
-        scale = float(b.abs().max())
+        scale = float(b.detach().abs().max())
         torch.testing.assert_close(a, b, rtol=5 * tolerance, atol=2 * tolerance * scale)
 
 
