@@ -59,6 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="small shapes, without the kernel's tests: figures to try the command with, no result",
     )
+    linear = commands.add_parser(
+        "linear", help="linear cross-entropy beside its products, torch's forms and their memory"
+    )
+    linear.add_argument(
+        "--shape", nargs="+", metavar="NAME", help="measure these shapes instead of all"
+    )
+    linear.add_argument("--rounds", type=_rounds, default=5, metavar="N", help="turns of each")
+    linear.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    linear.add_argument(
+        "--json",
+        action="store_true",
+        help="store the figures in benchmarks/results/linear.jsonl (linear-cuda.jsonl), and write "
+        "the tables of docs/linear.md and README.md from those of a CPU",
+    )
+    linear.add_argument(
+        "--quick",
+        action="store_true",
+        help="a small shape, without the kernel's tests: to try the command with, no result",
+    )
     fit = commands.add_parser(
         "fit", help="xent.models beside scikit-learn: time to the same optimum (some minutes)"
     )
@@ -124,6 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _losses(options.shape, store=options.json)
     if options.command == "rows":
         return _rows(options.shape, options.rounds, options.json, quick=options.quick)
+    if options.command == "linear":
+        return _linear(
+            options.shape, options.rounds, options.device, store=options.json, quick=options.quick
+        )
     if options.command == "fit":
         return _fit(options.case, options.rounds, options.figures, store=options.json)
     if options.command == "coverage":
@@ -222,6 +245,47 @@ def _rows(names: list[str] | None, rounds: int | None, store: Path | None, *, qu
 
             replace_text(README, render_readme(README.read_text(encoding="utf-8"), read(store)))
     return 0
+
+
+def _linear(names: list[str] | None, rounds: int, device: str, *, store: bool, quick: bool) -> int:
+    from benchmarks.linear import (
+        PAGE,
+        README,
+        STORED,
+        TESTS,
+        measure_all,
+        reached,
+        render,
+        shapes_named,
+        table,
+    )
+    from benchmarks.rows import is_proved
+
+    if quick and store:
+        sys.stderr.write("--quick makes no result to store: leave out --json\n")
+        return 2
+    try:
+        shapes = shapes_named(names, device, quick=quick)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if not quick and not is_proved(TESTS):
+        sys.stderr.write("The kernel's tests do not pass, so its speed says nothing.\n")
+        return 1
+    lines = list(measure_all(shapes, rounds))
+    show_progress("")
+    sys.stdout.write(table(lines) + "\n\n")
+    if quick:
+        sys.stdout.write("--quick: a shape too small to say anything about speed.\n")
+        return 0
+    told = reached(lines) if device == "cpu" else []
+    sys.stdout.write("".join(f"{line}\n" for line in told))
+    if store:
+        write(STORED if device == "cpu" else STORED.with_name("linear-cuda.jsonl"), lines)
+        if device == "cpu" and names is None:
+            for page in (PAGE, README):
+                replace_text(page, render(page.read_text(encoding="utf-8"), read(STORED)))
+    return 1 if any(line.startswith("misses") for line in told) else 0
 
 
 def _fit(names: list[str] | None, rounds: int, figures: Path, *, store: bool) -> int:

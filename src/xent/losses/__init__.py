@@ -1,5 +1,6 @@
 """The losses: from logits, probabilities or log-probabilities to one number in nats."""
 
+from xent.losses.linear import linear_softmax_cross_entropy
 from xent.losses.probabilities import (
     binary_cross_entropy,
     categorical_cross_entropy,
@@ -24,6 +25,7 @@ __all__ = [
     "SoftmaxStatistics",
     "binary_cross_entropy",
     "categorical_cross_entropy",
+    "linear_softmax_cross_entropy",
     "nll",
     "sigmoid_cross_entropy",
     "sigmoid_cross_entropy_hessian_vector_product",

@@ -122,7 +122,9 @@ class Softmax(NamedTuple):
 
     def probability(self, xp: Any) -> Array:
         """Return p = exp(x)/Σ exp(x)."""
-        return xp.where(self.top, 1.0, self.e) / (1.0 + self.others)
+        # exp(x) = 1 for the likeliest class, with a slope that second derivatives want.
+        likeliest = xp.exp(xp.where(self.top, self.x, 0.0))
+        return xp.where(self.top, likeliest, self.e) / (1.0 + self.others)
 
     def rest(self, xp: Any) -> Array:
         """Return 1 − p: for the likeliest class the others' mass, not a difference."""

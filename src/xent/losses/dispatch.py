@@ -99,7 +99,7 @@ def _numba_refuses(rows: AnyRows, situation: Situation) -> str | None:
 def _triton_refuses(rows: AnyRows, situation: Situation) -> str | None:
     if situation.hindrance is not None:
         return situation.hindrance
-    if isinstance(rows, EntryRows):
+    if not isinstance(rows, SoftmaxRows):
         return "it computes rows over classes"
     from xent.losses.kernels import triton_rows
 
@@ -120,6 +120,7 @@ def _chunked_refuses(rows: AnyRows, situation: Situation) -> str | None:
 def _triton_linear_refuses(rows: AnyRows, situation: Situation) -> str | None:
     if situation.hindrance is not None:
         return situation.hindrance
+    assert isinstance(rows, LinearRows)
     from xent.losses.kernels import triton_linear
 
     reason: str | None = triton_linear.refuses(rows)

@@ -8,8 +8,8 @@ Both hand out blocks of checked values, collect what is computed from them, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypedDict, cast
 
 from xent.arrays import (
     Array,
@@ -40,9 +40,11 @@ __all__ = [
     "ClassProblem",
     "EntryOptions",
     "EntryProblem",
+    "Product",
     "class_problem",
     "entry_problem",
     "known",
+    "product_problem",
     "require_classes",
 ]
 
@@ -86,9 +88,42 @@ Inspect = Callable[[Any, Array, Callable[[int], str], bool], Array]
 
 
 @dataclass(frozen=True)
+class Product:
+    """Rows of logits ``hidden·weightᵀ + bias`` that are made when they are asked for."""
+
+    xp: Any
+    hidden: Array  # (rows, features)
+    weight: Array  # (features, classes)
+    bias: Array | None
+    workspace_bytes: int
+
+    HELD: ClassVar[int] = 24
+    """Float64 numbers that the definition holds for each logit, at most."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the shape of the logits."""
+        return self.hidden.shape[0], self.weight.shape[1]
+
+    @property
+    def dtype(self) -> Any:
+        """Return the dtype of the logits."""
+        return self.hidden.dtype
+
+    def __getitem__(self, place: tuple[slice, Any]) -> Array:
+        logits = self.xp.matmul(self.hidden[place[0], ...], self.weight)
+        return cast("Array", logits if self.bias is None else logits + self.bias)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Return how many rows the workspace holds."""
+        return max(1, self.workspace_bytes // (8 * self.HELD * self.shape[1]))
+
+
+@dataclass(frozen=True)
 class _Problem:
     rows: Rows
-    values: Array
+    values: Any  # an array, or what makes some rows of one when they are asked for
     reduction: Reduction
     inspect: Inspect
     raising: bool
@@ -137,8 +172,9 @@ class ClassProblem(_Problem):
     def per_row(self, compute: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
         """Collect ``compute(part, values, masses)`` over all rows."""
         count, classes = self.values.shape
+        step = self.values.rows_at_once if isinstance(self.values, Product) else None
         return in_blocks(
-            self.rows.xp, count, classes, lambda part: compute(part, *self.block(part))
+            self.rows.xp, count, classes, lambda part: compute(part, *self.block(part)), step
         )
 
     def scaled(self, by_row: Array, mass: Array) -> Array:
@@ -188,29 +224,125 @@ def class_problem(
     targets: ArrayLike,
     inspect: Inspect,
     *,
-    idle: Callable[[int], float],
-    label_smoothing: float = 0.0,
     axis: int = -1,
     class_weight: ArrayLike | None = None,
     row_weight: ArrayLike | None = None,
-    ignore_index: int | None = None,
-    reduction: str = "mean",
     normalizer: Any = "weight",
     check: bool | None = None,
+    **options: Any,
 ) -> ClassProblem:
     """Read and check the arguments of a loss over classes."""
     xp, (values, targets, class_weight, row_weight, divisor) = as_arrays(
         values, targets, class_weight, row_weight, _array_or_none(normalizer)
     )
-    raising = checking(check, values, targets, class_weight, row_weight)
-    wide = accumulation_dtype(xp, values)
     last = move_last(xp, values, axis, name)
     shape, classes = tuple(last.shape[:-1]), last.shape[-1]
     require_classes(name, last, values, axis)
+    return _class_problem(
+        xp,
+        name,
+        xp.reshape(last, (product_of(shape), classes)),
+        shape,
+        targets,
+        inspect,
+        axis=axis,
+        class_weight=class_weight,
+        row_weight=row_weight,
+        normalizer=normalizer if divisor is None else divisor,
+        raising=checking(check, values, targets, class_weight, row_weight),
+        wide=accumulation_dtype(xp, values),
+        out=output_dtype(xp, values),
+        **options,
+    )
+
+
+def product_problem(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    inspect: Inspect,
+    *,
+    workspace_bytes: int,
+    class_weight: ArrayLike | None = None,
+    row_weight: ArrayLike | None = None,
+    normalizer: Any = "weight",
+    check: bool | None = None,
+    **options: Any,
+) -> ClassProblem:
+    """Read and check the arguments of a loss over logits ``hidden·weightᵀ + bias``."""
+    xp, (hidden, weight, bias, targets, class_weight, row_weight, divisor) = as_arrays(
+        hidden, weight, bias, targets, class_weight, row_weight, _array_or_none(normalizer)
+    )
+    if weight.ndim != 2 or hidden.ndim < 1 or hidden.shape[-1] != weight.shape[-1]:
+        raise ShapeError(
+            "hidden must be (…, features) and weight (classes, features): got shapes "
+            f"{tuple(hidden.shape)} and {tuple(weight.shape)}. Hint: the weight of a linear layer "
+            "has a row for each class."
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ShapeError(
+            f"bias must have a number for each of {weight.shape[0]} classes: got shape "
+            f"{tuple(bias.shape)}. Hint: −∞ masks a class."
+        )
+    require_classes("weight", xp.permute_dims(weight, (1, 0)), weight, 0)
+    shape = tuple(hidden.shape[:-1])
+    out = output_dtype(xp, hidden, weight, bias)
+    wide = accumulation_dtype(xp, hidden, weight, bias)
+    values = Product(
+        xp,
+        xp.reshape(as_floats(xp, hidden, out, "hidden"), (product_of(shape), hidden.shape[-1])),
+        xp.permute_dims(as_floats(xp, weight, out, "weight"), (1, 0)),
+        None if bias is None else as_floats(xp, bias, out, "bias"),
+        workspace_bytes,
+    )
+    problem = _class_problem(
+        xp,
+        "logits",
+        values,
+        shape,
+        targets,
+        inspect,
+        axis=-1,
+        class_weight=class_weight,
+        row_weight=row_weight,
+        normalizer=normalizer if divisor is None else divisor,
+        raising=checking(check, hidden, weight, bias, targets, class_weight, row_weight),
+        wide=wide,
+        out=out,
+        **options,
+    )
+    # A row that is not kept has no part in any product, not even that of a derivative.
+    kept = xp.where(problem.rows.kept[:, None], values.hidden, 0.0)
+    return replace(problem, values=replace(values, hidden=xp.astype(kept, out, copy=False)))
+
+
+def _class_problem(
+    xp: Any,
+    name: str,
+    values: Any,
+    shape: tuple[int, ...],
+    targets: Array,
+    inspect: Inspect,
+    *,
+    idle: Callable[[int], float],
+    axis: int,
+    class_weight: Array | None,
+    row_weight: Array | None,
+    normalizer: Any,
+    raising: bool,
+    wide: Any,
+    out: Any,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> ClassProblem:
+    """Put a problem together from rows of values, (N, classes)."""
+    classes = values.shape[-1]
     read, kept = read_targets(
         xp,
         targets,
-        tuple(last.shape),
+        (*shape, classes),
         axis,
         ignore_index,
         class_weight=read_class_weight(xp, class_weight, classes, wide, raising=raising),
@@ -220,14 +352,12 @@ def class_problem(
     )
     return ClassProblem(
         rows=row_weights(xp, row_weight, kept, shape, wide, raising),
-        values=xp.reshape(last, (product_of(shape), classes)),
-        reduction=read_reduction(
-            xp, reduction, normalizer if divisor is None else divisor, wide, raising=raising
-        ),
+        values=values,
+        reduction=read_reduction(xp, reduction, normalizer, wide, raising=raising),
         inspect=inspect,
         raising=raising,
         wide=wide,
-        out=output_dtype(xp, values),
+        out=out,
         name=name,
         targets=read,
         axis=axis,

@@ -197,15 +197,21 @@ def _over(xp: Any, numerator: Array, divisor: Any) -> Array:
 
 
 def in_blocks(
-    xp: Any, size: int, width: int, compute: Callable[[slice], tuple[Array, ...]]
+    xp: Any,
+    size: int,
+    width: int,
+    compute: Callable[[slice], tuple[Array, ...]],
+    step: int | None = None,
 ) -> tuple[Array, ...]:
     """Compute row by row results, in blocks of NumPy rows that fit the cache, and join them.
 
-    Rows are independent and sums use a fixed tree, so the blocks do not change a bit.
+    Rows are independent and sums use a fixed tree, so the blocks do not change a bit. `step` asks
+    for blocks of so many rows, on any library.
     """
-    if xp is not np:
-        return compute(slice(0, size))
-    step = max(1, BLOCK // max(1, width))
+    if step is None:
+        if xp is not np:
+            return compute(slice(0, size))
+        step = max(1, BLOCK // max(1, width))
     blocks = [compute(part) for part in _slices(size, step)]
     if len(blocks) == 1:
         return blocks[0]

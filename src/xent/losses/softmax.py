@@ -9,18 +9,26 @@ from xent.arrays import Array, ArrayLike, as_arrays, move_last, quietly, where_i
 from xent.errors import LogitError
 from xent.losses import compute, definition
 from xent.losses.definition import LogitTransform
-from xent.losses.problem import ClassOptions, ClassProblem, class_problem, known, require_classes
+from xent.losses.problem import (
+    ClassOptions,
+    ClassProblem,
+    class_problem,
+    known,
+    require_classes,
+)
 from xent.losses.rows import require_number
 
 __all__ = [
     "SoftmaxOptions",
     "SoftmaxProblem",
     "SoftmaxStatistics",
+    "inspect_logits",
     "softmax_cross_entropy",
     "softmax_cross_entropy_hessian_vector_product",
     "softmax_cross_entropy_value_and_grad",
     "softmax_problem",
     "softmax_statistics",
+    "with_transform",
 ]
 
 
@@ -33,7 +41,7 @@ class SoftmaxOptions(ClassOptions, total=False):
     softcap: float | None
 
 
-def _inspect(xp: Any, z: Array, place: Callable[[int], str], raising: bool) -> Array:
+def inspect_logits(xp: Any, z: Array, place: Callable[[int], str], raising: bool) -> Array:
     """Find rows that no softmax is defined for."""
     impossible = xp.isnan(z) | (z == xp.inf)
     masked = xp.all(z == -xp.inf, axis=-1)
@@ -70,12 +78,19 @@ def softmax_problem(
 ) -> SoftmaxProblem:
     """Read and check the arguments of a loss over logits."""
     known("softmax_cross_entropy", options, SoftmaxOptions)
+    rows = class_problem("logits", logits, targets, inspect_logits, idle=lambda _: 0.0, **options)
+    return with_transform(rows, z_loss, temperature, softcap)
+
+
+def with_transform(
+    rows: ClassProblem, z_loss: float, temperature: float, softcap: float | None
+) -> SoftmaxProblem:
+    """Check what is done to the logits of rows."""
     hint = "logits are divided by it; 1 leaves them."
     temperature = require_number("temperature", temperature, 2.0**-40, 2.0**40, hint)
     if softcap is not None:
         hint = "logits are kept within ±softcap; None leaves them."
         softcap = require_number("softcap", softcap, 2.0**-10, 2.0**10, hint)
-    rows = class_problem("logits", logits, targets, _inspect, idle=lambda _: 0.0, **options)
     return SoftmaxProblem(
         rows,
         LogitTransform(temperature, softcap, carry=rows.wide == rows.out),

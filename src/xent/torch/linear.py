@@ -179,7 +179,7 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         shift=shift,
     )
-    numbers = {
+    numbers: dict[str, Any] = {
         "smoothing": read.smoothing_of(name, label_smoothing),
         "temperature": temperature_of(temperature),
         "softcap": softcap_of(softcap),
@@ -193,7 +193,7 @@ def linear_cross_entropy(
         divisor_of_rows(likeness, summary, how, normalizer), read.zero_if_empty(empty), dtype
     )
 
-    def losses(_: Any, *, reduction: str, dtype: torch.dtype, **how: Any) -> Tensor:
+    def losses(_: Any, *, reduction: Any, dtype: torch.dtype, **how: Any) -> Tensor:
         parts = [replace(rows, **numbers) for rows in call.places]
         if len(parts) == 1:
             return linear_losses(parts[0], reduction=reduction, dtype=dtype, limits=limits, **how)

@@ -66,8 +66,8 @@ def _by_definition(rows: SoftmaxRows) -> Tensor:
     """Return all statistics of each row as one array, by differentiable operations."""
     z, t, transform, kept, outside = terms_of(rows)
     s = definition.softmax(xp, z, transform, t)
-    lse = (s.shift + s.log_sum)[:, 0]
-    nll = definition.softmax_loss(xp, s, t)
+    lse: Any = (s.shift + s.log_sum)[:, 0]
+    nll: Any = definition.softmax_loss(xp, s, t)
     own = torch.sum(torch.where(t != 0, z, 0.0), 1, keepdim=True)
     bad = lse.isnan()
     likeliest = torch.where(bad, -1, torch.argmax(z.detach(), -1))

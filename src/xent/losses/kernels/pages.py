@@ -41,7 +41,7 @@ def empty(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def _taken(length: int) -> mmap.mmap | None:
     """Return a kept block that fits; where none does, they are dropped before more is asked for."""
-    others = []
+    others: list[mmap.mmap] = []
     while _kept:
         try:
             block = _kept.pop()
