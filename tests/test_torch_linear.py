@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -672,6 +673,45 @@ def test_a_kernel_may_be_insisted_on():
         torch.func.grad(
             lambda h: xent.torch.linear_cross_entropy(h, head, target, kernel="linear_chunked")
         )(hidden.detach())
+
+
+NO_LOGITS = """
+import torch, xent.torch
+g = torch.Generator().manual_seed(0)
+hidden = torch.randn(9, 8, generator=g, requires_grad=True)
+head = torch.randn(33, 8, generator=g, requires_grad=True)
+target = torch.randint(0, 33, (9,), generator=g)
+target[2] = -100
+weight = torch.rand(9, generator=g)
+for how in ("mean", "none"):
+    found = []
+    for kernel in ("triton_linear", "linear_chunked"):
+        loss = xent.torch.linear_cross_entropy(
+            hidden, head, target, row_weight=weight, reduction=how, kernel=kernel, z_loss=1e-3
+        )
+        found.append((loss, *torch.autograd.grad(loss.pow(2).sum(), (hidden, head))))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+loss = xent.torch.linear_cross_entropy(hidden, head, target, kernel="triton_linear")
+(one,) = torch.autograd.grad(loss, hidden, create_graph=True)
+assert torch.autograd.grad(one.sum(), hidden)[0].isfinite().all()
+near = xent.torch.linear_cross_entropy(
+    hidden, head, target, kernel="triton_linear", filter_below=1e-9
+)
+torch.testing.assert_close(torch.autograd.grad(near, hidden)[0], one.detach())
+"""
+
+
+def test_the_kernel_without_logits_is_wired_to_all_derivatives():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", NO_LOGITS], check=True, env=environment)
+
+
+def test_products_are_left_out_by_one_kernel_alone():
+    hidden, head, _, target = made()
+    with pytest.raises(xent.errors.OptionError, match="filter_below is for kernel="):
+        xent.torch.linear_cross_entropy(hidden, head, target, filter_below=1e-3)
 
 
 # ---- refusals ------------------------------------------------------------------------------------

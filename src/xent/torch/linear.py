@@ -48,6 +48,7 @@ def linear_cross_entropy(
     shift: int = 0,
     workspace_bytes: int = DEFAULT_WORKSPACE,
     invariant: bool = False,
+    filter_below: float | None = None,
     out_dtype: torch.dtype | None = None,
     empty: Literal["nan", "zero"] = "nan",
     kernel: str | None = None,
@@ -104,6 +105,10 @@ def linear_cross_entropy(
     invariant
         Whether a row's loss must not depend on the other rows, to the bit: every product then has
         the same shape, and is somewhat slower.
+    filter_below
+        With ``kernel="triton_linear"`` on a GPU: products may be left out whose part of a row's
+        gradient by its logits sums to at most this share of the row's upstream gradient. Exact by
+        default.
     out_dtype
         Dtype of the result instead of torch's, which is that of the logits.
     empty
@@ -161,6 +166,7 @@ def linear_cross_entropy(
             shift=shift,
             workspace_bytes=workspace_bytes,
             invariant=invariant,
+            filter_below=filter_below,
             out_dtype=out_dtype,
             empty=empty,
             kernel=kernel,
@@ -185,7 +191,7 @@ def linear_cross_entropy(
         "softcap": softcap_of(softcap),
         "z_loss": require_number("z_loss", z_loss, 0.0, 2.0**40, "it weighs logsumexp²."),
     }
-    limits = limits_of(workspace_bytes, invariant)
+    limits = limits_of(workspace_bytes, invariant, filter_below)
     likeness = replace(call.likeness, **numbers)
     summary = look_at_targets(likeness, target)
     dtype = out_dtype or call.dtype
@@ -339,7 +345,7 @@ def linear_softmax_statistics(
     )
     wide = torch.float64 if call.dtype is torch.float64 else torch.float32
     found = linear_statistics(
-        rows, dtype=out_dtype or wide, kernel=kernel, limits=limits_of(workspace_bytes, False)
+        rows, dtype=out_dtype or wide, kernel=kernel, limits=limits_of(workspace_bytes)
     )
     nll, lse, entropy, argmax, rank = (column.reshape(call.shape) for column in found)
     if not asked:
@@ -369,13 +375,14 @@ def softcap_of(value: Any) -> float | None:
     return None if value is None else require_number("softcap", value, 2.0**-10, 2.0**10, hint)
 
 
-def limits_of(workspace_bytes: Any, invariant: Any) -> Limits:
-    """Return the limits of memory, checked."""
+def limits_of(workspace_bytes: Any, invariant: Any = False, filter_below: Any = None) -> Limits:
+    """Return the limits of memory and work, checked."""
     hint = f"bytes that pieces of logits may take; the default is {DEFAULT_WORKSPACE}."
-    return Limits(
-        int(require_number("workspace_bytes", workspace_bytes, 1.0, 2.0**60, hint)),
-        bool(invariant),
-    )
+    space = int(require_number("workspace_bytes", workspace_bytes, 1.0, 2.0**60, hint))
+    if filter_below is not None:
+        hint = "a share of a row's gradient, such as 1e-4; None leaves nothing out."
+        filter_below = require_number("filter_below", filter_below, 0.0, 1.0, hint)
+    return Limits(space, bool(invariant), filter_below)
 
 
 def _under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -587,8 +594,8 @@ class LinearCrossEntropyLoss(_Options, _Base):
     in_features, num_classes, out_features, bias, device, dtype, reduction, weight, ignore_index, \
 label_smoothing, options
         As for `torch.nn.LinearCrossEntropyLoss` (torch 2.13), in their places.
-    z_loss, temperature, softcap, normalizer, shift, workspace_bytes, invariant, out_dtype, empty, \
-kernel
+    z_loss, temperature, softcap, normalizer, shift, workspace_bytes, invariant, filter_below, \
+out_dtype, empty, kernel
         As for `linear_cross_entropy`.
 
     Examples
@@ -608,6 +615,7 @@ kernel
         "shift": 0,
         "workspace_bytes": DEFAULT_WORKSPACE,
         "invariant": False,
+        "filter_below": None,
         "out_dtype": None,
         "empty": "nan",
         "kernel": None,
@@ -634,6 +642,7 @@ kernel
         shift: int = 0,
         workspace_bytes: int = DEFAULT_WORKSPACE,
         invariant: bool = False,
+        filter_below: float | None = None,
         out_dtype: torch.dtype | None = None,
         empty: Empty = "nan",
         kernel: str | None = None,
@@ -659,6 +668,7 @@ kernel
             shift=shift,
             workspace_bytes=workspace_bytes,
             invariant=invariant,
+            filter_below=filter_below,
             out_dtype=out_dtype,
             empty=empty,
             kernel=kernel,

@@ -17,6 +17,7 @@ import array_api_compat.torch as xp
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from xent.errors import OptionError
 from xent.losses import definition, dispatch
 from xent.losses.autodiff.torch import (
     Reduction,
@@ -31,8 +32,8 @@ from xent.losses.autodiff.torch import (
 )
 from xent.losses.kernels import LinearRows, SoftmaxRows
 from xent.losses.kernels import linear_chunked as chunked
-from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE, RowResults
-from xent.losses.kernels.linear_products import accumulation_dtype
+from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE
+from xent.losses.kernels.linear_products import Plan, RowKernel, RowResults, accumulation_dtype
 
 __all__ = [
     "DEFINED",
@@ -45,6 +46,7 @@ __all__ = [
     "planned",
     "row_kernel",
     "situation_of",
+    "triton_linear",
     "wide_of",
 ]
 
@@ -54,10 +56,21 @@ DEFINED = 24
 
 
 class Limits(NamedTuple):
-    """How much memory pieces may take, and whether they are all of one size."""
+    """What memory and work a call may take.
+
+    Attributes
+    ----------
+    workspace_bytes
+        What pieces of logits may take.
+    invariant
+        Whether pieces are all of one size, so that a row's bits do not depend on others.
+    filter_below
+        For the kernel without logits: what share of a row's gradient may be left out.
+    """
 
     workspace_bytes: int = DEFAULT_WORKSPACE
     invariant: bool = False
+    filter_below: float | None = None
 
 
 USUAL = Limits()
@@ -130,7 +143,7 @@ _ROW_KERNELS = {
 }
 
 
-def row_kernel(rows: SoftmaxRows) -> tuple[str, chunked.RowKernel]:
+def row_kernel(rows: SoftmaxRows) -> tuple[str, RowKernel]:
     """Return the name of the kernel that computes rows of logits, and the kernel."""
     name = dispatch.choose(rows, None, dispatch.Situation(rows.logits.device.type))
     return name, _ROW_KERNELS[name]
@@ -146,7 +159,7 @@ def planned(
     differentiated: bool,
     whole: bool = False,
     more_copies: int = 0,
-) -> tuple[chunked.Plan, chunked.RowKernel]:
+) -> tuple[Plan, RowKernel]:
     """Return how the work is cut, and the kernel that computes rows of logits.
 
     Parameters
@@ -297,6 +310,46 @@ class _EachRow(torch.autograd.Function):
         with torch.autocast(cotangent.device.type, enabled=False):
             found = _gradients(rows, ctx.limits, cotangent, 1.0, ctx.needed)
         return *found[1:], *(None,) * 4
+
+
+class _WithoutLogits(torch.autograd.Function):
+    """The loss of each row times its weight, of which a GPU holds no logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Any,
+        limits: Limits,
+        needed: Any,
+    ) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            found = triton_linear().forward(ready(rows))
+        ctx.save_for_backward(*rows.arrays(), found.saved)
+        ctx.rows, ctx.limits, ctx.needed = emptied(rows), limits, needed
+        return reduced(found.loss.to(torch.float64), rows.row_weight, "none", 1.0, torch.float64)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        *arrays, saved = ctx.saved_tensors
+        rows, needed = ctx.rows.with_arrays(tuple(arrays)), ctx.needed
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients(rows, ctx.limits, cotangent, needed), *(None,) * 3
+        with torch.autocast(cotangent.device.type, enabled=False):
+            found = triton_linear().backward(
+                ready(rows), saved, cotangent, hidden=needed[0], weight=needed[1], bias=needed[2],
+                filter_below=ctx.limits.filter_below,
+            )  # fmt: skip
+        return *found, *(None,) * 3
+
+
+def triton_linear() -> Any:
+    """Import the kernel without logits, which brings triton with it."""
+    from xent.losses.kernels import triton_linear as module
+
+    return module
 
 
 # ---- second derivatives --------------------------------------------------------------------------
@@ -563,15 +616,28 @@ def linear_losses(
         The memory of the pieces.
     """
     chosen = dispatch.choose(rows, kernel, situation_of(rows))
+    if limits.filter_below is not None and chosen != "triton_linear":
+        raise OptionError(
+            f"filter_below is for kernel='triton_linear': got {limits.filter_below!r} and the "
+            f"kernel {chosen!r}. Hint: None, the default, leaves nothing out."
+        )
     if chosen == "definition":
         return reduced(_defined(rows, limits), rows.row_weight, reduction, scale, dtype)
     if is_traced(rows.hidden):
+        if chosen == "triton_linear":
+            raise OptionError(
+                "kernel='triton_linear' cannot take these rows: operations are recorded, and it is "
+                "no operator. Hint: kernel=None takes the first kernel that can."
+            )
         arguments = (getattr(rows, field.name) for field in fields(rows))
-        losses = _operator(*arguments, *limits)
+        losses = _operator(*arguments, *limits[:2])
         return reduced(losses, None, reduction, scale, dtype)
     # What keeps a graph has to be known here: within a function's forward all inputs ask for one.
     needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)
     arrays = rows.hidden, rows.weight, rows.bias
+    if chosen == "triton_linear":
+        losses = _WithoutLogits.apply(*arrays, rows, limits, needed)
+        return reduced(losses, None, reduction, scale, dtype)
     if reduction == "none":
         return _EachRow.apply(*arrays, rows, limits, dtype, needed)
     if not isinstance(scale, torch.Tensor) or (scale.device.type == "cpu"):

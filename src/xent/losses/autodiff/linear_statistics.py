@@ -23,7 +23,7 @@ from xent.losses.autodiff.linear import (
 from xent.losses.autodiff.torch import is_traced, ready, terms_of
 from xent.losses.kernels import LinearRows, SoftmaxRows
 from xent.losses.kernels import linear_chunked as chunked
-from xent.losses.kernels.linear_chunked import RowResults
+from xent.losses.kernels.linear_products import RowResults
 
 __all__ = ["RowStatistics", "linear_statistics"]
 

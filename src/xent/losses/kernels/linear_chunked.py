@@ -15,22 +15,30 @@ Any device of torch; the row kernel is handed in.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch.nn.functional import pad
 
 from xent.errors import OptionError
 from xent.losses.definition import LogitTransform
-from xent.losses.kernels import LinearRows, SoftmaxRows
-from xent.losses.kernels.linear_products import Head, accumulation_dtype, is_native, memory
+from xent.losses.kernels import LinearRows
+from xent.losses.kernels.linear_products import (
+    PAD,
+    Head,
+    Plan,
+    RowKernel,
+    RowResults,
+    accumulation_dtype,
+    is_native,
+    memory,
+)
 
 __all__ = [
     "DEFAULT_WORKSPACE",
     "Gradients",
     "Plan",
     "RowKernel",
-    "RowResults",
     "gradients",
     "kept_rows",
     "losses",
@@ -44,42 +52,8 @@ DEFAULT_WORKSPACE = 256 * 2**20
 """Bytes of the workspace where the caller names none."""
 FEW_ROWS = 256
 """Rows below which products become slow, as each of them reads all of the weight."""
-PAD = 16
-"""Columns beside a piece of logits: one that is masked, and the next row begins with a vector."""
 INVARIANT_ROWS = 128
 """Rows of each product where results must not depend on how many rows there are."""
-
-
-class RowResults(NamedTuple):
-    """What a row kernel says of rows: nats in float64, not multiplied by the rows' weights."""
-
-    losses: Tensor  # (rows,), or several numbers for each row
-    logsumexp: Tensor  # (rows,)
-    gradient: Tensor | None  # (rows, classes), in the memory of the logits where it can
-
-
-class RowKernel(Protocol):
-    """A kernel for rows of logits, as `xent.losses.autodiff.linear` hands one in."""
-
-    def __call__(
-        self,
-        rows: SoftmaxRows,
-        *,
-        gradient: bool,
-        cotangent: Tensor | None = None,
-        scale: float = 1.0,
-    ) -> RowResults:
-        """Return losses and, if asked, scale·cotangent·row weight·∂loss/∂logits."""
-        ...
-
-
-class Plan(NamedTuple):
-    """How the work is cut."""
-
-    rows: int  # rows of a piece
-    classes: int  # classes of a piece
-    tile: int  # classes of the weight that are widened at a time
-    padded: bool = False  # whether every piece has all its rows, the last ones empty
 
 
 class Gradients(NamedTuple):

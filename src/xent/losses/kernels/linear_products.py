@@ -1,18 +1,62 @@
-"""Products of hidden states and a head's weight, piece by piece, for the linear kernels."""
+"""What the linear kernels share: products piece by piece, and what is asked of a row kernel."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 
-from xent.losses.kernels import pages
+from xent.losses.kernels import SoftmaxRows, pages
 
-__all__ = ["Head", "accumulation_dtype", "is_native", "memory"]
+__all__ = [
+    "PAD",
+    "Head",
+    "Plan",
+    "RowKernel",
+    "RowResults",
+    "accumulation_dtype",
+    "is_native",
+    "memory",
+]
 
 Tensor: TypeAlias = torch.Tensor
+
+PAD = 16
+"""Columns beside a piece of logits: one that is masked, and the next row begins with a vector."""
+
+
+class RowResults(NamedTuple):
+    """What a row kernel says of rows: nats in float64, not multiplied by the rows' weights."""
+
+    losses: Tensor  # (rows,), or several numbers for each row
+    logsumexp: Tensor  # (rows,)
+    gradient: Tensor | None  # (rows, classes), in the memory of the logits where it can
+
+
+class RowKernel(Protocol):
+    """A kernel for rows of logits, as `xent.losses.autodiff.linear` hands one in."""
+
+    def __call__(
+        self,
+        rows: SoftmaxRows,
+        *,
+        gradient: bool,
+        cotangent: Tensor | None = None,
+        scale: float = 1.0,
+    ) -> RowResults:
+        """Return losses and, if asked, scale·cotangent·row weight·∂loss/∂logits."""
+        ...
+
+
+class Plan(NamedTuple):
+    """How the work is cut."""
+
+    rows: int  # rows of a piece
+    classes: int  # classes of a piece
+    tile: int  # classes of the weight that are widened at a time
+    padded: bool = False  # whether every piece has all its rows, the last ones empty
 
 
 def accumulation_dtype(*arrays: Tensor | None) -> torch.dtype:
