@@ -31,6 +31,7 @@ format: .venv/.dev ## put the format right, and what the linter can
 bench: .venv/.dev ## time, memory and error beside the peers that are installed
 	$(BIN)/python -m benchmarks losses
 	$(BIN)/python -m benchmarks rows --json
+	$(BIN)/python -m benchmarks linear --json
 	$(BIN)/python -m benchmarks fit --json
 
 accuracy: .venv/.dev ## measure the worst errors again and rewrite docs/accuracy.md
