@@ -205,7 +205,8 @@ class Call:
         if self.row_weight is not None:
             weighty = self.row_weight != 0
             kept = weighty if kept is None else kept & weighty
-        return kept
+        # Where that can be told without waiting, rows that all count are not selected.
+        return None if kept is not None and kept.is_cpu and bool(kept.all()) else kept
 
     def facts(self, o: Options, statistics: bool) -> list[Fact]:
         """Return what all ranks have to agree on."""

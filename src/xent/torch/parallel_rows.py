@@ -76,6 +76,11 @@ class Task:
             names += [] if self.masses is None else ["target_top", "target_where"]
         return tuple(names)
 
+    @property
+    def looks_at_gaps(self) -> bool:
+        """Tell whether a row's sums need every class's distance from the likeliest."""
+        return self.statistics or self.smoothing != 0.0 or self.masses is not None
+
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Return what autograd has to keep."""
         return self.indices, self.masses, self.class_weight, self.kept
@@ -103,22 +108,24 @@ class Rows(NamedTuple):
 # ---- the arithmetic ------------------------------------------------------------------------------
 
 
-def _capped(task: Task, z: Tensor, rows: slice) -> Tensor:
-    """Return logits in float64, 0 in rows that are not looked at, after the softcap."""
+def _looked_at(task: Task, z: Tensor, rows: slice) -> Tensor:
+    """Return logits in float64, 0 in rows that do not count."""
     z = z.to(torch.float64)
-    if task.kept is not None:
-        z = torch.where(task.kept[rows, None], z, 0.0)
+    return z if task.kept is None else torch.where(task.kept[rows, None], z, 0.0)
+
+
+def _capped(task: Task, z: Tensor) -> Tensor:
+    """Return logits after the softcap, which leaves masked classes masked."""
     if task.softcap is None:
         return z
     return torch.where(z == -math.inf, z, task.softcap * torch.tanh(z / task.softcap))
 
 
-def _slope(task: Task, z: Tensor) -> Tensor | float:
-    """Return the derivative of softcap and temperature at each logit."""
-    if task.softcap is None:
-        return 1.0 / task.temperature
-    slope = torch.cosh(z.to(torch.float64) / task.softcap).square_().reciprocal_()
-    return torch.where(z == -math.inf, 1.0, slope) / task.temperature
+def _slope_of_cap(task: Task, z: Tensor) -> Tensor:
+    """Return the derivative of the softcap at each logit."""
+    assert task.softcap is not None
+    slope = torch.cosh(z / task.softcap).square_().reciprocal_()
+    return torch.where(z == -math.inf, 1.0, slope)
 
 
 def _placed(numbers: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +148,7 @@ def _masses(task: Task, rows: slice, own: slice) -> Tensor:
 
 def part_of(task: Task, z: Tensor, rows: slice, own: slice) -> Tensor:
     """Return what a tile of logits says of its rows, (columns, rows)."""
-    c = _capped(task, z, rows)
+    c = _capped(task, _looked_at(task, z, rows))
     weight = None if task.class_weight is None else task.class_weight[own]
     low = task.first + own.start
     if not c.shape[1]:
@@ -150,19 +157,25 @@ def part_of(task: Task, z: Tensor, rows: slice, own: slice) -> Tensor:
         fill = [nothing.get(name, 0.0) for name in task.columns]
         return c.new_tensor(fill)[:, None].expand(-1, c.shape[0])
     top, at = c.max(1, keepdim=True)
-    gap = (top - c).div_(task.temperature)
-    gap = torch.where(c == -math.inf, math.inf, gap)
-    e = torch.exp(-gap).scatter_(1, at, 0.0)
-    part = {"top": top[:, 0], "where": (at + low)[:, 0], "others": e.sum(1)}
-    if task.statistics:
-        part["energy"] = _times(e, gap).sum(1)
+    x = c - top.masked_fill(top == -math.inf, 0.0)
+    if task.temperature != 1.0:
+        x.div_(task.temperature)
+    part = {"top": top[:, 0], "where": (at + low)[:, 0]}
     if task.indices is not None:
         inside, place = _placed(task.indices[rows], low, low + c.shape[1])
         mass = inside.to(torch.float64)
         if weight is not None:
             mass = torch.where(inside, weight[place[:, 0]], 0.0)
-        part["mass"], part["gap"] = mass, _times(mass, gap.gather(1, place)[:, 0])
-    elif task.masses is not None:
+        part["mass"], part["gap"] = mass, _times(mass, -x.gather(1, place)[:, 0])
+    if not task.looks_at_gaps:
+        part["others"] = x.exp_().scatter_(1, at, 0.0).sum(1)
+        return torch.stack([part[name].to(torch.float64) for name in task.columns])
+    e = torch.exp(x).scatter_(1, at, 0.0)
+    gap = x.neg_()
+    part["others"] = e.sum(1)
+    if task.statistics:
+        part["energy"] = _times(e, gap).sum(1)
+    if task.masses is not None:
         t = _masses(task, rows, own)
         part["mass"], part["gap"] = t.sum(1), _times(t, gap).sum(1)
         if task.statistics:
@@ -263,33 +276,39 @@ def gradient_of(
 
     `cotangents` are those of a row's cross-entropy, log-sum-exp and entropy, (3, rows).
     """
-    c = _capped(task, z, rows)
+    z = _looked_at(task, z, rows)
+    c = _capped(task, z)
     top, where, others, mass, allowed, mean = saved[:, rows, None].unbind(0)
     g, g_logsumexp, g_entropy = cotangents[:, rows, None].unbind(0)
     low = task.first + own.start
-    x = (c - top).div_(task.temperature)
-    e = torch.exp(x)
+    x = c - top
+    if task.temperature != 1.0:
+        x.div_(task.temperature)
+    e = torch.exp(x) if task.statistics else x.exp_()
     inside, place = _placed(where[:, 0], low, low + c.shape[1])
     # By its place, not its value: a product computed again may differ in the last bit.
     e.scatter_(1, place, torch.where(inside[:, None], 1.0, e.gather(1, place)))
     total = 1.0 + others
-    p = e / total
-    slope = p * g_logsumexp
-    if task.statistics:
-        slope += g_entropy * _times(p, -x - mean)
-    weight = None if task.class_weight is None else task.class_weight[own]
     if task.masses is not None or task.smoothing:
         t = _smoothed(task, c, rows, own, allowed)
-        slope += g * (p * (mass - t) - t * ((1.0 - e) + others) / total)
+        slope = (g_logsumexp + g * (mass - t)) * e - g * t * ((1.0 - e) + others)
+        slope /= total
     elif task.indices is not None:
         # At the target minus the others' mass, where p − 1 would cancel.
         inside, place = _placed(task.indices[rows], low, low + c.shape[1])
-        own_mass = 1.0 if weight is None else weight[place]
-        rest = ((1.0 - e.gather(1, place)) + others) / total
-        at_target = slope.gather(1, place) - g * own_mass * rest
-        slope += g * mass * p
+        own_mass = 1.0 if task.class_weight is None else task.class_weight[own][place]
+        e_there = e.gather(1, place)
+        rest = ((1.0 - e_there) + others) / total
+        at_target = g_logsumexp / total * e_there - g * own_mass * rest
+        slope = e * ((g_logsumexp + g * mass) / total)
         slope.scatter_(1, place, torch.where(inside[:, None], at_target, slope.gather(1, place)))
-    return slope.mul_(_slope(task, z))
+    else:
+        slope = e * (g_logsumexp / total)
+    if task.statistics:
+        slope += g_entropy / total * _times(e, -x - mean)
+    if task.temperature != 1.0:
+        slope.div_(task.temperature)
+    return slope if task.softcap is None else slope.mul_(_slope_of_cap(task, z))
 
 
 def _smoothed(task: Task, c: Tensor, rows: slice, own: slice, allowed: Tensor) -> Tensor:
