@@ -28,6 +28,7 @@ SPACES = {"whole": 2**28, "rows": 9 * 4 * (CLASSES + 16), "classes": 8 * 4 * (16
 def few_rows_are_enough(monkeypatch):
     """Cut rows rather than classes only where less than eight fit."""
     monkeypatch.setattr(linear_chunked, "FEW_ROWS", 8)
+    monkeypatch.setattr(linear_chunked, "TOGETHER", 8)
 
 
 def made(dtype=torch.float32, seed=0, bias=True):
@@ -115,6 +116,40 @@ def test_the_plans_are_the_three_that_are_meant():
     assert plans["whole"][:2] == (ROWS, CLASSES)
     assert plans["rows"][:2] == (8, CLASSES)
     assert plans["classes"].classes < CLASSES // 2
+
+
+@pytest.mark.parametrize("case", ["plain", "z-loss", "weights"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_no_logits_are_made_twice_that_can_wait_in_the_memory_of_a_gradient(
+    case, frozen, monkeypatch
+):
+    monkeypatch.setattr(linear_chunked, "FEW_ROWS", 20)
+    made_logits = []
+    own = linear_chunked.Head.logits
+    monkeypatch.setattr(
+        linear_chunked.Head, "logits",
+        lambda self, h, start, stop, out: (
+            made_logits.append((start, stop)), own(self, h, start, stop, out)
+        )[1],
+    )  # fmt: skip
+    g = torch.Generator().manual_seed(20)
+    hidden = torch.randn(ROWS, 64, generator=g, requires_grad=True)
+    head = torch.randn(CLASSES, 64, generator=g, requires_grad=not frozen)
+    target = torch.randint(0, CLASSES, (ROWS,), generator=g)
+    options = dict(CASES[case])
+    loss = xent.torch.linear_cross_entropy(
+        hidden, head, target, reduction="sum", workspace_bytes=ROWS * 4 * 32, **options
+    )
+    loss.backward()
+    assert len(made_logits) > 2
+    assert (len(made_logits) == len(set(made_logits))) is not frozen
+    truth = expected(hidden, head, None, target, **options).sum()
+    torch.testing.assert_close(loss.to(WIDE), truth, rtol=1e-6, atol=0.0)
+    (want,) = torch.autograd.grad(truth, hidden, retain_graph=True)
+    torch.testing.assert_close(hidden.grad, want, rtol=1e-5, atol=1e-5)
+    if not frozen:
+        (want,) = torch.autograd.grad(truth, head)
+        torch.testing.assert_close(head.grad, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -158,6 +158,7 @@ def planned(
     *,
     differentiated: bool,
     whole: bool = False,
+    waiting: bool = False,
     more_copies: int = 0,
 ) -> tuple[Plan, RowKernel]:
     """Return how the work is cut, and the kernel that computes rows of logits.
@@ -166,7 +167,7 @@ def planned(
     ----------
     rows, limits
         The rows, and the memory that pieces of them may take.
-    differentiated, whole
+    differentiated, whole, waiting
         As for `chunked.plan_of`.
     more_copies
         Numbers that are held for each logit beside those of the row kernel.
@@ -182,6 +183,7 @@ def planned(
         differentiated=differentiated,
         invariant=limits.invariant,
         whole=whole,
+        waiting=waiting,
     )
     return plan, kernel
 
@@ -200,9 +202,10 @@ def _gradients(
     needed: tuple[bool, bool, bool],
 ) -> chunked.Gradients:
     own = ready(rows)
+    waiting = needed[1] and own.weight.dtype == wide_of(own)
     return chunked.gradients(
         own,
-        *planned(own, limits, differentiated=True),
+        *planned(own, limits, differentiated=True, waiting=waiting),
         cotangent=None if cotangent is None else cotangent.detach().to(torch.float64),
         scale=scale,
         needed=needed,

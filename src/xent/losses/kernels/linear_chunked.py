@@ -4,7 +4,9 @@ The logits ``hidden·weightᵀ + bias`` are made some rows at a time, the row ke
 losses and, in the same memory, into their gradient, and two more products carry that to ``hidden``
 and ``weight``: three products in all. Where so few rows fit the workspace that the products would
 be slow, the classes are cut too. Then the rows' log-sum-exp is put together from the pieces first,
-and all pieces but the last are made again for their gradient: fewer than four products.
+and all pieces but the last are made again for their gradient: fewer than four products. Where there
+are no more rows than features nothing is made again: the pieces wait in the memory of the weight's
+gradient, each in the lines that it will write.
 
 For a row with target y let L be log Σ exp over the *other* classes, which pieces can be put
 together to. With the target's own logit a the loss is log(1 + exp(L − a)), which cancels nowhere.
@@ -50,8 +52,10 @@ Needed: TypeAlias = tuple[bool, bool, bool]
 
 DEFAULT_WORKSPACE = 256 * 2**20
 """Bytes of the workspace where the caller names none."""
-FEW_ROWS = 256
-"""Rows below which products become slow, as each of them reads all of the weight."""
+FEW_ROWS = 150
+"""Rows below which products are so slow, as each reads all of the weight, that classes are cut."""
+TOGETHER = 256
+"""Rows from which products are hardly faster."""
 INVARIANT_ROWS = 128
 """Rows of each product where results must not depend on how many rows there are."""
 
@@ -73,6 +77,7 @@ def plan_of(
     differentiated: bool,
     invariant: bool = False,
     whole: bool = False,
+    waiting: bool = False,
 ) -> Plan:
     """Cut the work so that what is held at a time stays within the workspace.
 
@@ -91,6 +96,8 @@ def plan_of(
         Whether every product is to have the same shape, however many rows there are.
     whole
         Whether all classes of a row are wanted at once.
+    waiting
+        Whether pieces can wait in the memory of the weight's gradient.
 
     Raises
     ------
@@ -122,10 +129,12 @@ def plan_of(
     if fit >= count or fit >= FEW_ROWS or whole or _whole_rows_only(rows):
         pieces = max(1, -(-count // max(1, min(fit, count or 1))))
         return Plan(max(1, -(-count // pieces)), classes, tile)
-    together = min(count, FEW_ROWS if differentiated else 4 * FEW_ROWS)
-    groups = -(-count // together)
-    together = -(-count // groups)
-    return Plan(together, max(1, held // together - PAD), tile)
+    together = TOGETHER if differentiated else 4 * TOGETHER
+    if waiting and count <= features:
+        together = count
+    together = max(1, min(count, together, held // (2 * PAD)))
+    together = -(-count // -(-count // together))
+    return Plan(together, max(1, held // together // PAD * PAD - 1), tile)
 
 
 def _whole_rows_only(rows: LinearRows) -> bool:
@@ -187,6 +196,16 @@ class _Sums:
         if self.bias is not None:
             self.bias[start:stop] += slopes.sum(0, dtype=torch.float64)
 
+    def place(self, rows: int, start: int, stop: int) -> Tensor | None:
+        """Return memory where the logits of some classes can wait for their gradient, or None.
+
+        It is where the gradient by these classes' weights will be, as long as nothing is there.
+        """
+        if self.weight is None or not self.first or self.weight.dtype != self.head.dtype:
+            return None
+        there, line = self.weight[start:stop].view(-1), line_of(stop - start)
+        return there[: rows * line].view(rows, line) if rows * line <= there.numel() else None
+
     def share(self, rows: int) -> Tensor | None:
         """Return memory for the gradient of some rows, or None where it is not wanted."""
         if self.hidden is None:
@@ -202,6 +221,11 @@ class _Sums:
 
 
 # ---- rows ----------------------------------------------------------------------------------------
+
+
+def line_of(classes: int) -> int:
+    """Return how many numbers a row of a piece of logits takes, at least one more than it has."""
+    return (classes // PAD + 1) * PAD
 
 
 class _Piece(NamedTuple):
@@ -224,7 +248,7 @@ class _Call(NamedTuple):
 
     def piece_of_logits(self, rows: int, classes: int) -> Tensor:
         """Return memory whose rows begin at whole vectors and end with a column to spare."""
-        line = (classes // PAD + 1) * PAD
+        line = line_of(classes)
         return self.memory[: rows * line].view(rows, line)
 
 
@@ -272,7 +296,7 @@ def gradients(
     device = rows.hidden.device
     found: Tensor | None = None
     size = min(plan.rows, count) if not plan.padded else plan.rows
-    space = size * (min(plan.classes, rows.weight.shape[0]) // PAD + 1) * PAD
+    space = size * line_of(min(plan.classes, rows.weight.shape[0]))
     call = _Call(head, plan, kernel, memory((space,), head.dtype, device), scale, sums)
     compute = _whole if plan.classes >= rows.weight.shape[0] else _cut
     for start in range(0, count, plan.rows):
@@ -341,7 +365,17 @@ class _Slice:
         self.here = (y >= start) & (y < stop)
         # A row whose target is elsewhere has the column to spare for one.
         self.column = torch.where(self.here, y - start, stop - start)[:, None]
-        self.logits = call.piece_of_logits(piece.hidden.shape[0], stop - start)
+        rows = piece.hidden.shape[0]
+        self.waiting = call.sums.place(rows, start, stop)
+        self.space = call.piece_of_logits(rows, stop - start)
+        self.logits = self.space if self.waiting is None else self.waiting
+
+    def again(self) -> None:
+        """Bring the logits to the workspace, where their gradient takes their place."""
+        if self.waiting is None:
+            self.fill()
+        else:
+            self.logits = self.space.copy_(self.waiting)
 
     def fill(self) -> Tensor:
         """Make the logits, and return those of the targets, 0 for a target that is elsewhere."""
@@ -411,8 +445,8 @@ def _cut(piece: _Piece, call: _Call, share: Tensor | None) -> Tensor:
     at_target = factor * (bend * torch.sigmoid(-gap) - torch.sigmoid(gap))
     at_target = at_target * transform.slope(torch, own)
     for each, log_part in zip(reversed(slices), reversed(parts), strict=True):
-        if each is not slices[-1]:  # the last is still there
-            each.fill()
+        if each.waiting is not None or each is not slices[-1]:  # the last may still be there
+            each.again()
         found = each.compute(factor * (1.0 + bend) * torch.exp(log_part - whole))
         slopes = found.gradient
         assert slopes is not None
