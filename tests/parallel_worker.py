@@ -11,6 +11,7 @@ import datetime as dt
 import functools
 import itertools
 import math
+import re
 import sys
 import time
 import warnings
@@ -836,6 +837,46 @@ def a_sharded_head_under_fsdp(w: World) -> None:
         for name, parameter in one.named_parameters():
             found = model.get_parameter(name).grad.full_tensor()
             close(found, parameter.grad, 1e-5, 1e-7)
+
+
+@case
+def the_recipes_of_the_page(w: World) -> None:
+    """The code of docs/parallel.md, on this many processes."""
+    text = (Path(__file__).parents[1] / "docs" / "parallel.md").read_text(encoding="utf-8")
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if ">>>" not in b]
+    head, rows, sharded = blocks
+    x, target = numbers(8, 4), indices(8, 10)
+    target[:3] = -100
+    data = 2 if w.size == 4 else 1
+    here = World(w.rank // (w.size // data), data).own(8)
+    whole = numbers(10, 4, scale=0.5)
+    weight = whole.clone().requires_grad_()
+    h = x.clone().requires_grad_()
+    want = xent.torch.cross_entropy(h @ weight.T, target)
+    want.backward()
+
+    known: dict[str, Any] = globals() | {"data": data, "tensor": w.size // data}
+    exec(head, known)
+    layer = known["Head"](4, 10, dist.group.WORLD)
+    own = slice(10 * w.rank // w.size, 10 * (w.rank + 1) // w.size)
+    layer.weight.data.copy_(whole[own])
+    hidden = x.clone().requires_grad_()
+    loss = layer(hidden, target)
+    loss.backward()
+    close(loss.detach(), want.detach(), 1e-6)
+    close(hidden.grad, h.grad, 1e-5, 1e-7)
+    close(layer.weight.grad, weight.grad[own], 1e-5, 1e-7)
+
+    along = World(w.rank % (w.size // data), w.size // data)
+    part = whole[along.own(10)].clone().requires_grad_()
+    hidden = x[here].clone().requires_grad_()
+    known |= {"hidden": hidden, "weight": part, "target": target[here]}
+    exec(rows.replace('"cuda"', '"cpu"'), known)
+    close(hidden.grad, data * h.grad[here], 1e-5, 1e-7)
+    if w.size > 1:
+        hidden.grad = None
+        exec(sharded, known | {"weight": whole, "hidden": hidden})
+        close(hidden.grad, data * h.grad[here], 1e-5, 1e-7)
 
 
 # ---- derivatives ---------------------------------------------------------------------------------
