@@ -16,6 +16,7 @@ test: .venv/.dev ## the tests, with the doctests of modules, README and docs
 
 slow: .venv/.dev ## the tests that take more than a minute each: mutants of the kernels
 	$(BIN)/python -m pytest -m slow
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m slow tests/test_triton_linear.py
 
 check: .venv/.dev ## format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .

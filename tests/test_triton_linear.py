@@ -995,6 +995,7 @@ def _notices(name, change, folder, check):
 
 
 @here
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "old", "new", "check"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS]
 )
@@ -1048,7 +1049,9 @@ EVERYTHING = {"smoothing": 0.1, "softcap": 30.0, "z_loss": 1e-4, "ignore_index":
     [
         (of_rows.HOPPER, torch.bfloat16, {"ignore_index": -100}),
         (of_rows.HOPPER, torch.float32, {"filter_below": None}),
-        (of_rows.CDNA3, torch.bfloat16, {"filter_below": None}),
+        pytest.param(
+            of_rows.CDNA3, torch.bfloat16, {"filter_below": None}, marks=pytest.mark.slow
+        ),
     ],
     ids=["bfloat16", "float32", "AMD"],
 )
