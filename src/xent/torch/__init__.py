@@ -5,6 +5,7 @@ rounded once from the accurate value, and more is offered by keyword. docs/seman
 difference.
 """
 
+from xent.torch.distillation import linear_distillation, linear_sparse_cross_entropy
 from xent.torch.functional import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -40,7 +41,9 @@ __all__ = [
     "cross_entropy",
     "kl_div",
     "linear_cross_entropy",
+    "linear_distillation",
     "linear_softmax_statistics",
+    "linear_sparse_cross_entropy",
     "nll_loss",
     "softmax_statistics",
 ]
