@@ -59,7 +59,7 @@ def of_next_tokens(log_p, labels):
 # ---- what they print -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["training", "grpo", "dpo"])
+@pytest.mark.parametrize("name", ["training", "grpo", "dpo", "distillation"])
 def test_an_example_minimises_what_it_prints(name, capsys):
     runpy.run_path(str(ROOT / "examples" / f"linear_{name}.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
@@ -76,7 +76,7 @@ def test_code_on_the_page_is_that_of_the_examples():
     ]
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
     recipes = [block for block in blocks if ">>>" not in block]
-    assert len(recipes) >= 4
+    assert len(recipes) >= 6
     for recipe in recipes:
         forms = (recipe, textwrap.indent(recipe, "    "))  # a function, or what stands in one
         assert any(form in text for form in forms for text in examples), recipe
@@ -168,6 +168,35 @@ def test_the_loss_of_dpo_is_that_of_the_logits():
     agree(found, -logsigmoid(0.1 * (margin[:3] - margin[3:])).mean(), inputs, exact_inputs)
 
 
+# ---- teachers ------------------------------------------------------------------------------------
+
+
+def test_distillation_from_a_list_is_that_of_the_logits():
+    example = load("linear_distillation")
+    hidden, head, wider, its_head, labels = example.student_and_teacher()
+    ids, logs = example.likeliest(wider, its_head[:211], 8)
+    inputs, exact_inputs = asking(hidden, head), wide(hidden, head)
+    found = example.top_k_loss(*inputs, ids, logs, labels)
+    log_p, masses = log_softmax(*exact_inputs), logs.to(WIDE).exp()
+    listed = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, ids, True)
+    rest = log_p.masked_fill(listed, -torch.inf).logsumexp(-1)
+    rows = -(masses * log_p.gather(-1, ids)).sum(-1) - (1 - masses.sum(-1)) * rest
+    agree(found, rows[labels != -100].mean(), inputs, exact_inputs)
+
+
+def test_distillation_from_states_is_that_of_the_logits():
+    example = load("linear_distillation")
+    hidden, head, wider, its_head, labels = example.student_and_teacher()
+    inputs, exact_inputs = asking(hidden, head), wide(hidden, head)
+    found = example.teacher_loss(*inputs, wider, its_head, labels)
+    log_q = log_softmax(wider.to(WIDE), its_head[:211].to(WIDE), 2.0)
+    log_p = log_softmax(*exact_inputs, 2.0)
+    kept = labels[:, 1:] != -100
+    divergence = (log_q.exp() * (log_q - log_p)).sum(-1)[:, :-1][kept].mean()
+    data = -of_next_tokens(log_softmax(*exact_inputs), labels)[kept].mean()
+    agree(found, 0.5 * data + 2.0 * divergence, inputs, exact_inputs)
+
+
 # ---- what the page says --------------------------------------------------------------------------
 
 ROWS, FEATURES, CLASSES = 512, 8, 4096
@@ -229,7 +258,7 @@ def test_products_are_as_many_as_the_page_says(products):
             assert found == float(said), call
 
 
-def test_products_of_ignored_rows_and_small_workspaces(products):
+def test_products_of_ignored_rows_small_workspaces_and_teachers(products):
     h, W, y = made()
     loss = xent.torch.linear_cross_entropy
     masked = torch.where(torch.arange(ROWS) % 2 == 0, -100, y)
@@ -238,6 +267,10 @@ def test_products_of_ignored_rows_and_small_workspaces(products):
     assert 4.0 < row_wise < 5.0
     smooth = products(lambda: loss(h, W, y, label_smoothing=0.1, workspace_bytes=2**20))
     assert smooth == 3.0
+    ids, logs = y[:, None], torch.zeros(ROWS, 1)
+    listed = products(lambda: xent.torch.linear_sparse_cross_entropy(h, W, ids, logs))
+    taught = products(lambda: xent.torch.linear_distillation(h, W, h.detach(), W.detach().flip(0)))
+    assert (listed, taught) == (3.0, 4.0)
 
 
 def test_torchs_own_is_as_the_page_says():
