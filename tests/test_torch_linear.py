@@ -138,7 +138,7 @@ def test_no_logits_are_made_twice_that_can_wait_in_the_memory_of_a_gradient(
     target = torch.randint(0, CLASSES, (ROWS,), generator=g)
     options = dict(CASES[case])
     loss = xent.torch.linear_cross_entropy(
-        hidden, head, target, reduction="sum", workspace_bytes=ROWS * 4 * 32, **options
+        hidden, head, target, reduction="sum", workspace_bytes=ROWS * 8 * 32, **options
     )
     loss.backward()
     assert len(made_logits) > 2
@@ -259,7 +259,7 @@ def test_no_product_is_computed_for_ignored_rows(monkeypatch):
 def test_nothing_kept_is_torchs_nan_or_zero_with_zero_gradients():
     hidden, head, _, target = made()
     target[:] = -100
-    assert math.isnan(xent.torch.linear_cross_entropy(hidden, head, target))
+    assert xent.torch.linear_cross_entropy(hidden, head, target).isnan()
     loss = xent.torch.linear_cross_entropy(hidden, head, target, empty="zero")
     loss.backward()
     assert float(loss.detach()) == 0.0
@@ -873,3 +873,135 @@ def test_statistics_of_rows_beyond_float32_and_of_bad_ones():
 def test_import_of_the_core_brings_no_torch():
     code = "import sys, xent; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- rows beyond float32, and bad ones -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [3, 70, 99, 100, 130, 600])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("space", [2**28, 20 * 4 * (47 + 17)])
+def test_rows_that_are_computed_apart_keep_their_gradients(classes, reduction, space):
+    g = torch.Generator().manual_seed(21)
+    hidden = torch.randn(20, 4, generator=g)
+    head = torch.randn(classes, 4, generator=g, requires_grad=True)
+    hidden[5] *= 1e6
+    hidden[17] *= 1e7
+    hidden.requires_grad_()
+    target = torch.randint(0, classes, (20,), generator=g)
+    space = max(space, 4 * (classes + 16))
+    loss = xent.torch.linear_cross_entropy(
+        hidden, head, target, reduction=reduction, workspace_bytes=space
+    )
+    z = linear(hidden, head).to(WIDE)
+    truth = cross_entropy(z, target, reduction=reduction)
+    torch.testing.assert_close(loss.to(WIDE), truth, rtol=1e-6, atol=0.0)
+    up = torch.full(loss.shape, 3.0)
+    for got, want in zip(
+        torch.autograd.grad(loss, (hidden, head), up),
+        torch.autograd.grad(truth, (hidden, head), up.to(WIDE)),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("classes", [3, 70, 150])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_row_that_is_not_defined_is_nan_with_its_gradient(classes, bad):
+    hidden = torch.ones(6, 4)
+    hidden[3, 1] = bad
+    hidden.requires_grad_()
+    head = torch.ones(classes, 4, requires_grad=True)
+    loss = xent.torch.linear_cross_entropy(hidden, head, torch.zeros(6, dtype=torch.int64))
+    loss.backward()
+    assert loss.isnan()
+    assert hidden.grad[3].isnan().all()
+    assert not hidden.grad[[0, 1, 2, 4, 5]].isnan().any()
+
+
+@pytest.mark.parametrize("outside", [-5, CLASSES, CLASSES + 7])
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_target_out_of_range_is_nan_where_operations_are_recorded(outside, space, weighted):
+    hidden, head, bias, target = made()
+    target[3] = outside
+    torch._dynamo.reset()
+    loss = torch.compile(
+        lambda h: xent.torch.linear_cross_entropy(
+            h, head, target, linear_bias=bias, reduction="none", workspace_bytes=SPACES[space],
+            weight=weights(CLASSES, 1) if weighted else None,
+        ),
+        backend="aot_eager",
+    )(hidden)  # fmt: skip
+    assert loss[3].isnan()
+    assert not loss[[0, 1, 2, 4]].isnan().any()
+    (by_hidden,) = torch.autograd.grad(loss.sum(), hidden)
+    assert by_hidden[3].isnan().all()
+
+
+def test_a_loss_scale_saves_what_float16_would_lose():
+    g = torch.Generator().manual_seed(22)
+    hidden = torch.randn(512, 16, generator=g).half().requires_grad_()
+    head = torch.randn(2000, 16, generator=g).half().requires_grad_()
+    target = torch.randint(0, 50, (512,), generator=g)
+    loss = xent.torch.linear_cross_entropy(hidden, head, target, out_dtype=torch.float32)
+    found = torch.autograd.grad(loss * 65536.0, (hidden, head))
+    exact = cross_entropy(linear(hidden.to(WIDE), head.to(WIDE)), target) * 65536.0
+    for got, want in zip(found, torch.autograd.grad(exact, (hidden, head)), strict=True):
+        most = 2e-6 * float(want.abs().max())
+        torch.testing.assert_close(got, want, rtol=1.01 * torch.finfo(torch.float16).eps, atol=most)
+
+
+@pytest.mark.parametrize(
+    "way", ["second", "definition", "grad", "weights", "statistics", "compiled statistics"]
+)
+def test_no_way_looks_at_hidden_states_of_ignored_rows(way):
+    hidden, head, bias, target = made(WIDE)
+    bias = bias.detach()
+    with torch.no_grad():
+        hidden[target == -100] = math.nan
+    call = xent.torch.linear_cross_entropy
+
+    def statistics(h, w):
+        s = xent.torch.linear_softmax_statistics(h, w, target)
+        return s.nll.sum() + s.entropy.sum()
+
+    if way == "second":
+        (one,) = torch.autograd.grad(call(hidden, head, target), head, create_graph=True)
+        found = torch.autograd.grad((one**2).sum(), head)[0]
+    elif way == "definition":
+        found = torch.autograd.grad(call(hidden, head, target, kernel="definition"), head)[0]
+    elif way == "grad":
+        found = torch.func.grad(lambda w: call(hidden.detach(), w, target))(head.detach())
+    elif way == "weights":
+        weight = weights(CLASSES, 1).to(WIDE).requires_grad_()
+        found = torch.autograd.grad(call(hidden, head, target, weight=weight), head)[0]
+    elif way == "statistics":
+        (one,) = torch.autograd.grad(statistics(hidden, head), head, create_graph=True)
+        found = torch.autograd.grad((one**2).sum(), head)[0]
+    else:
+        torch._dynamo.reset()
+        compiled = torch.compile(statistics, backend="aot_eager")
+        found = torch.autograd.grad(compiled(hidden, head), head)[0]
+    assert torch.isfinite(found).all()
+
+
+def test_few_features_and_shapes_alone():
+    target = torch.tensor([0, 3, 3, 1, 2])
+    loss = xent.torch.linear_cross_entropy(torch.randn(5, 0), torch.randn(70, 0), target)
+    assert float(loss) == pytest.approx(math.log(70.0))
+    with pytest.raises(RuntimeError, match="at least one class"):
+        xent.torch.linear_cross_entropy(torch.randn(5, 2), torch.randn(0, 2), target)
+    found = xent.torch.linear_cross_entropy(
+        torch.empty(5, 2, device="meta"), torch.empty(7, 2, device="meta"), target.to("meta")
+    )
+    assert found.device.type == "meta"
+    assert found.shape == ()
+    alone = xent.torch.linear_softmax_statistics(
+        torch.ones(2, 3), torch.zeros(4, 3), ignore_index=0
+    )
+    torch.testing.assert_close(alone.logsumexp, torch.full((2,), math.log(4.0)))
+    with pytest.raises(RuntimeError, match="shift must be 0"):
+        xent.torch.linear_cross_entropy(torch.ones(5, 2), torch.ones(4, 2), target, shift=1.7)
+    with pytest.raises(TypeError, match="input must be a Tensor"):
+        xent.torch.linear_softmax_statistics([[1.0]], torch.ones(4, 1))

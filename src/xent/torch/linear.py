@@ -227,7 +227,8 @@ class LinearSoftmaxStatistics(NamedTuple):
     entropy
         Entropy of the softmax.
     argmax
-        The likeliest class, the first of equals; −1 for a row that is NaN because it is bad.
+        The likeliest class, the first of equals; −1 for a row that is NaN because it is bad. It
+        and the rank are those of the logits before the softcap, which keeps their order.
     correct
         Whether that is the target.
     rank
@@ -320,9 +321,10 @@ def linear_softmax_statistics(
             out_dtype=out_dtype,
             kernel=kernel,
         )
+    read.require_tensors(name, input=input, linear_weight=linear_weight, target=target)
     asked = target is not None
     if target is None:  # any class will do: its log-likelihood is not returned
-        target = torch.zeros(input.shape[:-1], dtype=torch.int64, device=input.device)
+        target, ignore_index = input.new_zeros(input.shape[:-1], dtype=torch.int64), None
     if linear_weight.ndim != 2 or target.is_floating_point():
         raise read.UnfitShapeError(
             f"{name}(): linear_weight must be a matrix (C, D) and targets class indices: got shape "
@@ -428,6 +430,16 @@ def read_call(
     _require_head(name, input, linear_weight, linear_bias)
     classes, *inner = linear_weight.shape[:-1]
     read.require_class_weight(name, weight, classes)
+    if classes == 0:
+        raise read.UnfitShapeError(
+            f"{name}(): linear_weight must have at least one class: got shape "
+            f"{tuple(linear_weight.shape)}. Hint: it is (classes, features)."
+        )
+    if inner and shift:
+        raise read.RefusedOptionError(
+            f"shift={shift!r} needs one head for all places: got linear_weight of shape "
+            f"{tuple(linear_weight.shape)}. Hint: shift the target by hand."
+        )
     if inner and input.ndim > 2:
         raise read.UnfitShapeError(
             f"{name}(): a head of shape {tuple(linear_weight.shape)} with further dimensions takes "
@@ -511,9 +523,9 @@ def _shifted(
     shift: Any,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return rows and the targets that are `shift` places later."""
-    by = int(shift)
-    if by == 0:
+    if shift == 0 and not isinstance(shift, str):
         return input, target, row_weight
+    by = shift if isinstance(shift, int) else -1
     if by < 0 or input.ndim < 2:
         raise read.RefusedOptionError(
             f"shift must be 0, or a number of places and input (…, T, D): got {shift!r} and input "
@@ -565,10 +577,10 @@ def _places(
     soft: bool,
 ) -> list[LinearRows]:
     """Return the rows of each head."""
-    features = head.shape[-1]
-    rows = hidden.reshape(-1, features)
-    heads = head.reshape(head.shape[0], -1, features)
-    biases = None if bias is None else bias.reshape(head.shape[0], -1)
+    count, many, features = targets.shape[0], targets.shape[-1], head.shape[-1]
+    rows = hidden.reshape(count, features)
+    heads = head.reshape(head.shape[0], many, features)
+    biases = None if bias is None else bias.reshape(head.shape[0], many)
     return [
         LinearRows(
             rows,

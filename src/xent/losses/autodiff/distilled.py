@@ -18,14 +18,13 @@ from xent.losses import dispatch
 from xent.losses.autodiff.linear import (
     USUAL,
     Limits,
-    _number,
-    _rest,
-    _scale,
+    ahead_of,
     blocks_of,
     by_blocks,
     emptied,
     needed_of,
     planned,
+    scaled,
     situation_of,
     wide_of,
 )
@@ -107,6 +106,8 @@ def _gradients(
     cotangent: Tensor | None,
     scale: float,
     needed: tuple[bool, bool, bool] | None = None,
+    *,
+    wide: bool = False,
 ) -> chunked.Gradients:
     """Return losses, and the derivatives that the call needs."""
     rows = ready(call.rows)
@@ -118,6 +119,7 @@ def _gradients(
             cotangent=None if cotangent is None else cotangent.detach().to(torch.float64),
             scale=scale,
             needed=needed,
+            wide=wide,
         )
 
 
@@ -134,7 +136,7 @@ class _Summed(torch.autograd.Function):
         scale: float | Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        found = _gradients(call, None, _number(scale))
+        found = _gradients(call, None, ahead_of(call.rows, scale), wide=True)
         call.keep(ctx)
         ctx.scale, ctx.stash = scale, found[1:]
         return reduced(found.losses, call.rows.row_weight, "sum", scale, dtype)
@@ -142,16 +144,15 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         call, _ = _kept(ctx)
-        factor = cotangent.to(torch.float64) * _rest(ctx.scale)
+        ahead = ahead_of(call.rows, ctx.scale)
+        factor = cotangent.to(torch.float64) * (ctx.scale if ahead == 1.0 else 1.0)
         if torch.is_grad_enabled() or _transforms() > 0:
-            each = (factor * _number(ctx.scale)).expand(call.rows.targets.shape[:1])
+            each = (factor * ahead).expand(call.rows.targets.shape[:1])
             return *_again(call, each), *(None,) * 3
         stash, ctx.stash = ctx.stash, None
         if stash is None:
-            stash = _gradients(call, None, _number(ctx.scale))[1:]
-        if not (factor.device.type == "cpu" and factor.item() == 1.0):
-            _scale(stash, factor)
-        return *stash, *(None,) * 3
+            stash = _gradients(call, None, ahead, wide=True)[1:]
+        return *scaled(stash, factor, call.rows), *(None,) * 3
 
 
 class _EachRow(torch.autograd.Function):
@@ -248,6 +249,8 @@ def _second(
     hidden, weight, bias = (None if a is None else a.detach() for a in rows.arrays()[:3])
     assert hidden is not None
     assert weight is not None
+    if rows.row_weight is not None:  # NaN times 0 is NaN
+        hidden = torch.where(rows.row_weight.detach()[:, None] != 0, hidden, 0.0)
     v_hidden, v_weight, v_bias = vectors
     wide = weight.to(dtype)
     v_wide = torch.zeros_like(wide) if v_weight is None else v_weight.to(dtype)

@@ -1,14 +1,16 @@
 """Linear cross-entropy as a differentiable PyTorch function whose memory is bounded.
 
 First derivatives come from the pieces of `xent.losses.kernels.linear_chunked`. A sum computes them
-together with its value and keeps them: the first backward pass scales and gives them away, later
-ones compute them again. Losses of rows compute them when their upstream gradient is known.
-Second derivatives are those of the definition, in blocks of rows, so they are bounded too. Forward
-mode and the transforms of `torch.func` differentiate the definition itself, block by block.
+together with its value and keeps them, in float32 at least: the first backward pass scales, rounds
+and gives them away, later ones compute them again. Losses of rows compute them when their upstream
+gradient is known. Second derivatives are those of the definition, in blocks of rows, so they are
+bounded too. Forward mode and the transforms of `torch.func` differentiate the definition itself,
+block by block.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -34,10 +36,12 @@ from xent.losses.kernels import LinearRows, SoftmaxRows
 from xent.losses.kernels import linear_chunked as chunked
 from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE
 from xent.losses.kernels.linear_products import Plan, RowKernel, RowResults, accumulation_dtype
+from xent.losses.problem import Product
 
 __all__ = [
     "DEFINED",
     "Limits",
+    "ahead_of",
     "blocks_of",
     "by_blocks",
     "emptied",
@@ -45,14 +49,14 @@ __all__ = [
     "needed_of",
     "planned",
     "row_kernel",
+    "scaled",
     "situation_of",
     "triton_linear",
     "wide_of",
 ]
 
 Tensor: TypeAlias = torch.Tensor
-DEFINED = 24
-"""Float64 numbers that the definition holds for each logit, at most."""
+DEFINED = Product.HELD
 
 
 class Limits(NamedTuple):
@@ -87,17 +91,20 @@ def wide_of(rows: LinearRows) -> torch.dtype:
 def _numba_rows(
     rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
 ) -> RowResults:
-    """Compute rows on a CPU; the gradient takes the place of the logits."""
+    """Compute rows on a CPU; the gradient takes the place of the logits where it can."""
     losses, logsumexp = torch.empty((2, *rows.places), dtype=torch.float64, device="cpu")
-    dispatch.cpu_rows().softmax(
+    module, slopes = dispatch.cpu_rows(), None
+    if gradient:
+        slopes = rows.logits if module.in_place(rows) else torch.empty_like(rows.logits)
+    module.softmax(
         rows,
         losses=losses,
         logsumexp=logsumexp,
-        gradient=rows.logits if gradient else None,
+        gradient=slopes,
         cotangent=None if cotangent is None else cotangent.contiguous(),
         scale=scale,
     )
-    return RowResults(losses[:, 0], logsumexp[:, 0], rows.logits[..., 0] if gradient else None)
+    return RowResults(losses[:, 0], logsumexp[:, 0], None if slopes is None else slopes[..., 0])
 
 
 def _triton_rows(
@@ -173,9 +180,12 @@ def planned(
         Numbers that are held for each logit beside those of the row kernel.
     """
     one = torch.empty((1, rows.weight.shape[0]), dtype=wide_of(rows), device=rows.weight.device)
-    name, kernel = row_kernel(rows.of_logits(one, slice(0, 1)))
+    like = rows.of_logits(one, slice(0, 1))
+    name, kernel = row_kernel(like)
     # What the row kernel holds for each logit, as multiples of the logit.
-    copies = {"numba_rows": 1, "triton_rows": 2}.get(name, 2 * DEFINED)
+    copies = {"numba_rows": 2, "triton_rows": 2}.get(name, 2 * DEFINED)
+    if name == "numba_rows" and dispatch.cpu_rows().in_place(like):
+        copies = 1
     plan = chunked.plan_of(
         rows,
         limits.workspace_bytes,
@@ -200,6 +210,8 @@ def _gradients(
     cotangent: Tensor | None,
     scale: float,
     needed: tuple[bool, bool, bool],
+    *,
+    wide: bool = False,
 ) -> chunked.Gradients:
     own = ready(rows)
     waiting = needed[1] and own.weight.dtype == wide_of(own)
@@ -209,6 +221,7 @@ def _gradients(
         cotangent=None if cotangent is None else cotangent.detach().to(torch.float64),
         scale=scale,
         needed=needed,
+        wide=wide,
     )
 
 
@@ -239,7 +252,7 @@ class _Summed(torch.autograd.Function):
         needed: Any,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            found = _gradients(rows, limits, None, _number(scale), needed)
+            found = _gradients(rows, limits, None, ahead_of(rows, scale), needed, wide=True)
         ctx.save_for_backward(*rows.arrays())
         ctx.rows, ctx.limits, ctx.scale, ctx.needed = emptied(rows), limits, scale, needed
         ctx.stash = found[1:]
@@ -248,40 +261,45 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         rows = ctx.rows.with_arrays(ctx.saved_tensors)
-        factor = cotangent.to(torch.float64) * _rest(ctx.scale)
+        ahead = ahead_of(rows, ctx.scale)
+        factor = cotangent.to(torch.float64) * (ctx.scale if ahead == 1.0 else 1.0)
         if torch.is_grad_enabled():
-            each = (factor * _number(ctx.scale)).expand(rows.targets.shape[:1])
+            each = (factor * ahead).expand(rows.targets.shape[:1])
             return *_differentiable_gradients(rows, ctx.limits, each, ctx.needed), *(None,) * 5
         stash, ctx.stash = ctx.stash, None
         if stash is None:
             with torch.autocast(cotangent.device.type, enabled=False):
-                stash = _gradients(rows, ctx.limits, None, _number(ctx.scale), ctx.needed)[1:]
-        on_cpu = factor.device.type == "cpu"
-        if not (on_cpu and factor.item() == 1.0):
-            _scale(stash, factor)
-        return *stash, *(None,) * 5
+                stash = _gradients(rows, ctx.limits, None, ahead, ctx.needed, wide=True)[1:]
+        if factor.device.type != "cpu" or factor.item() != 1.0:
+            for gradient in stash:
+                if gradient is not None:
+                    gradient.mul_(factor.to(gradient.dtype))
+        return *(
+            None if g is None else g.to(a.dtype) for g, a in zip(stash, rows.arrays(), strict=False)
+        ), *(None,) * 5
 
 
-def _number(scale: float | Tensor) -> float:
-    """Return what of a scale is known without waiting for a device."""
-    return 1.0 if isinstance(scale, torch.Tensor) else scale
+def ahead_of(rows: LinearRows, scale: float | Tensor) -> float:
+    """Return the factor that gradients are computed with before the upstream gradient is known.
+
+    It is the scale, if that is known without waiting for a device. Half types wait for all
+    factors: what a loss scale is there to save would be lost below them.
+    """
+    half = rows.hidden.dtype.itemsize < 4 or rows.weight.dtype.itemsize < 4
+    return 1.0 if half or isinstance(scale, torch.Tensor) else scale
 
 
-def _rest(scale: float | Tensor) -> float | Tensor:
-    return scale.to(torch.float64) if isinstance(scale, torch.Tensor) else 1.0
-
-
-def _scale(stash: tuple[Tensor | None, ...], factor: Tensor) -> None:
-    """Multiply gradients in their own memory, half types in float32, some lines at a time."""
-    for gradient in stash:
-        if gradient is None:
-            continue
-        if gradient.dtype.itemsize >= 4:
-            gradient.mul_(factor.to(gradient.dtype))
-            continue
-        step = max(1, 2**22 // max(1, gradient[:1].numel()))
-        for part in gradient.split(step):
-            part.copy_(part.to(torch.float32) * factor.to(torch.float32))
+def scaled(
+    stash: tuple[Tensor | None, ...], factor: Tensor, rows: LinearRows
+) -> tuple[Tensor | None, ...]:
+    """Multiply wide gradients in their own memory, and return them as the rows' dtypes want."""
+    if factor.device.type != "cpu" or factor.item() != 1.0:
+        for gradient in stash:
+            if gradient is not None:
+                gradient.mul_(factor.to(gradient.dtype))
+    return tuple(
+        None if g is None else g.to(a.dtype) for g, a in zip(stash, rows.arrays()[:3], strict=True)
+    )
 
 
 class _EachRow(torch.autograd.Function):
@@ -417,9 +435,8 @@ def _second(
     A·W + B·V_W by h, Aᵀ·h + Bᵀ·V_h by W, and Σ A by b.
     """
     dtype = wide_of(rows)
-    hidden, weight, bias = (None if a is None else a.detach() for a in rows.arrays()[:3])
-    assert hidden is not None
-    assert weight is not None
+    hidden, weight = _kept_hidden(rows).detach(), rows.weight.detach()
+    bias = None if rows.bias is None else rows.bias.detach()
     v_hidden, v_weight, v_bias = vectors
     wide = weight.to(dtype)
     v_wide = None if v_weight is None else v_weight.to(dtype)
@@ -490,6 +507,17 @@ def _second_differentiably(
 # ---- the definition ------------------------------------------------------------------------------
 
 
+def _kept_hidden(rows: LinearRows) -> Tensor:
+    """Return hidden states with zeros in rows that are not looked at: NaN times 0 is NaN."""
+    kept = None
+    if rows.row_weight is not None:
+        kept = rows.row_weight != 0
+    if rows.ignore_index is not None and not rows.soft:
+        seen = rows.targets != rows.ignore_index
+        kept = seen if kept is None else kept & seen
+    return rows.hidden if kept is None else torch.where(kept[:, None], rows.hidden, 0.0)
+
+
 def by_blocks(rows: LinearRows, limits: Limits, compute: Callable[[SoftmaxRows], Tensor]) -> Tensor:
     """Return what differentiable operations compute of each row, some rows of logits at a time.
 
@@ -504,19 +532,19 @@ def by_blocks(rows: LinearRows, limits: Limits, compute: Callable[[SoftmaxRows],
         logits = torch.nn.functional.linear(hidden.to(dtype), weight, bias)
         return compute(rows.of_logits(logits, part))
 
-    with torch.autocast(rows.hidden.device.type, enabled=False):
-        parts = [slice(None)]
+    with _no_autocast(rows.hidden.device):
+        hidden, parts = _kept_hidden(rows), [slice(None)]
         if not torch.compiler.is_compiling():
             parts = list(blocks_of(rows, limits))
         if len(parts) < 2:
-            return block(rows.hidden, slice(None))
+            return block(hidden, slice(None))
         again = torch.is_grad_enabled() and torch._C._functorch.get_dynamic_layer_stack_depth() == 0
         again = again and torch.autograd.forward_ad._current_level < 0
         return torch.cat(
             [
-                checkpoint(block, rows.hidden[part], part, use_reentrant=False)
+                checkpoint(block, hidden[part], part, use_reentrant=False)
                 if again
-                else block(rows.hidden[part], part)
+                else block(hidden[part], part)
                 for part in parts
             ]
         )
@@ -619,6 +647,8 @@ def linear_losses(
         The memory of the pieces.
     """
     chosen = dispatch.choose(rows, kernel, situation_of(rows))
+    if rows.hidden.device.type == "meta":
+        chosen = "definition"
     if limits.filter_below is not None and chosen != "triton_linear":
         raise OptionError(
             f"filter_below is for kernel='triton_linear': got {limits.filter_below!r} and the "

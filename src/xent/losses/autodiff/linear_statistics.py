@@ -40,7 +40,8 @@ class RowStatistics(NamedTuple):
     logsumexp, entropy
         Of the logits after softcap and temperature.
     argmax
-        The first likeliest class; −1 for a row that is not defined.
+        The first likeliest class; −1 for a row that is not defined. It and the rank are those of
+        the logits before the softcap, which keeps their order until it rounds them to one number.
     rank
         1 + how many classes are likelier than the target; 0 for a row that is not defined.
     """
@@ -139,7 +140,7 @@ def _slopes_of_rows(
     at_target = by_lse * torch.exp(-nll) + by_nll * torch.expm1(-nll)
     at_target = at_target * transform.slope(xp, own_logit)
     slopes.scatter_(1, y, at_target[:, None].to(slopes.dtype))
-    slopes[bent] += bend
+    slopes.index_add_(0, bent, bend)
     return RowResults(found.losses, found.logsumexp, slopes)
 
 
@@ -213,7 +214,8 @@ def linear_statistics(
         The memory of the pieces.
     """
     chosen = dispatch.choose(rows, kernel, situation_of(rows))
-    if chosen == "definition" or is_traced(rows.hidden):
+    traced = is_traced(rows.hidden) or rows.hidden.device.type == "meta"
+    if chosen == "definition" or traced:
         found = by_blocks(rows, limits, _by_definition)
     else:
         needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)

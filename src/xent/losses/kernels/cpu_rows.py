@@ -21,6 +21,7 @@ __all__ = [
     "FEW",
     "LEFT",
     "RowSums",
+    "in_place",
     "refuses",
     "sigmoid",
     "small_mean",
@@ -94,6 +95,18 @@ def refuses(rows: SoftmaxRows | EntryRows) -> str | None:
     return None
 
 
+def in_place(rows: SoftmaxRows) -> bool:
+    """Tell whether a gradient may take the place of its logits.
+
+    It may not where vectors run over rows: those of a block that are left out for a while lose
+    their logits then.
+    """
+    _, classes, inner = rows.logits.shape
+    exact = rows.softcap is not None or not _is_moderate(rows.temperature)
+    along = classes >= FEW and _strides(rows.logits)[1] == 1 and inner == 1
+    return along or exact or _name(rows.logits) == "float64"
+
+
 def softmax(
     rows: SoftmaxRows,
     *,
@@ -115,7 +128,8 @@ def softmax(
         row's weight is no factor of them; they are 0 for rows that are not looked at.
     gradient
         Filled with the derivatives of Σ scale·cotangent·row weight·loss, of the logits' dtype
-        and shape, any strides. It may be the logits' own memory; `losses` are then needed too.
+        and shape, any strides. It may be the logits' own memory where `in_place` says so;
+        `losses` are needed then.
     cotangent
         A factor of each row's gradient, contiguous float64 (rows,), or None for ones.
     scale
@@ -137,8 +151,10 @@ def softmax(
     numbers = (rows.ignore_index, rows.smoothing, rows.temperature, rows.softcap, rows.z_loss)
     say = _options(*numbers, scale)
     sums = np.empty((plan.blocks, 4))
-    in_place = gradient is not None and _address(gradient) == _address(rows.logits)
-    if in_place:  # what is left out below can be told from its loss alone
+    takes_place = gradient is not None and _address(gradient) == _address(rows.logits)
+    if takes_place:  # what is left out below can be told from its loss alone
+        if losses is None or plan.form in ACROSS:
+            raise ValueError("a gradient in the place of its logits needs losses, and long rows")
         losses.fill_(np.nan)
     at = Addresses(
         *[_address(array) for array in rows.arrays()],
@@ -159,7 +175,7 @@ def softmax(
     threads.run(compute, plan.blocks, math.prod(shape))
     wide = np.flatnonzero(sums[:, 3])
     if wide.size:
-        left = np.isnan(np.asarray(losses)).reshape(-1) if in_place else None
+        left = np.isnan(np.asarray(losses)).reshape(-1) if takes_place else None
         _add_wide_rows(kinds, at, plan, say, sums, wide, soft, left)
     return _totals(sums)
 

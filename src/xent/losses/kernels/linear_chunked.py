@@ -119,7 +119,7 @@ def plan_of(
     if held < line:
         raise OptionError(
             f"workspace_bytes must hold the logits of one row: got {workspace_bytes} for "
-            f"{classes} classes, which need {size * line * 4 // 3 + 4 * size * features}. "
+            f"{classes} classes and {features} features, which need at least {size * line}. "
             f"Hint: the default is {DEFAULT_WORKSPACE}."
         )
     held = max(line, held // copies)
@@ -165,17 +165,26 @@ class _Sums:
     """The derivatives that are wanted, added up piece by piece."""
 
     def __init__(
-        self, rows: LinearRows, head: Head, needed: Needed, *, any_rows: bool, once: bool
+        self,
+        rows: LinearRows,
+        head: Head,
+        needed: Needed,
+        *,
+        any_rows: bool,
+        once: bool,
+        wide: bool,
     ) -> None:
         """Take the memory; `once` says that all rows come in one piece, and sums are final."""
         count, (classes, features) = rows.hidden.shape[0], rows.weight.shape
         device = rows.hidden.device
         self.head, self.wanted, self.first = head, any(needed), True
         self.hidden = self.weight = self.bias = None
+        self.wide = wide
         if needed[0]:  # rows that are not looked at have zeros
-            self.hidden = torch.zeros((count, features), dtype=rows.hidden.dtype, device=device)
+            dtype = head.dtype if wide else rows.hidden.dtype
+            self.hidden = torch.zeros((count, features), dtype=dtype, device=device)
         if needed[1]:
-            dtype = rows.weight.dtype if once else head.dtype
+            dtype = rows.weight.dtype if once and not wide else head.dtype
             self.weight = memory((classes, features), dtype, device)
             if not any_rows:
                 self.weight.zero_()
@@ -214,9 +223,12 @@ class _Sums:
         return torch.zeros(shape, dtype=self.head.dtype, device=device)
 
     def result(self, rows: LinearRows, losses: Tensor) -> Gradients:
-        """Return the sums in the dtypes of what they are derivatives by."""
-        weight = None if self.weight is None else self.weight.to(rows.weight.dtype)
-        bias = None if self.bias is None else self.bias.to(rows.bias.dtype)
+        """Return the sums, in the dtypes of what they are derivatives by unless they stay wide."""
+        weight, bias = self.weight, self.bias
+        if weight is not None and not self.wide:
+            weight = weight.to(rows.weight.dtype)
+        if bias is not None:
+            bias = bias.to(self.head.dtype if self.wide else rows.bias.dtype)
         return Gradients(losses, self.hidden, weight, bias)
 
 
@@ -275,6 +287,7 @@ def gradients(
     cotangent: Tensor | None = None,
     scale: float = 1.0,
     needed: Needed = (True, True, True),
+    wide: bool = False,
 ) -> Gradients:
     """Return losses, and the derivatives of Σ scale·cotangent·row weight·loss.
 
@@ -288,11 +301,13 @@ def gradients(
         A factor of the derivatives.
     needed
         Which derivatives are wanted: by hidden, weight, bias. What is not costs nothing.
+    wide
+        Whether derivatives by half types are to stay in float32.
     """
     index = kept_rows(rows)
     count = rows.hidden.shape[0] if index is None else index.shape[0]
     head = Head(rows.hidden, rows.weight, rows.bias, plan.tile)
-    sums = _Sums(rows, head, needed, any_rows=count > 0, once=count <= plan.rows)
+    sums = _Sums(rows, head, needed, any_rows=count > 0, once=count <= plan.rows, wide=wide)
     device = rows.hidden.device
     found: Tensor | None = None
     size = min(plan.rows, count) if not plan.padded else plan.rows
@@ -429,7 +444,12 @@ def _cut(piece: _Piece, call: _Call, share: Tensor | None) -> Tensor:
     a = own if rows.softcap is None else rows.softcap * torch.tanh(own / rows.softcap)
     a = torch.where(own == -torch.inf, own, a) / rows.temperature
     whole = torch.logaddexp(others, a)
-    mass = torch.ones_like(own) if rows.class_weight is None else rows.class_weight[rows.targets]
+    classes = rows.weight.shape[0]
+    inside = (rows.targets >= 0) & (rows.targets < classes)
+    mass = torch.ones_like(own)
+    if rows.class_weight is not None:
+        mass = rows.class_weight[torch.where(inside, rows.targets, 0)]
+    mass = torch.where(inside, mass, torch.nan)  # out of range, and never silent
     # log(1 + exp(others − a)), and the others' mass; −∞ − −∞ is a row of which nothing is allowed
     gap = others - a
     log_sum = torch.where(gap > 0, gap, 0.0) + torch.log1p(torch.exp(-gap.abs()))
