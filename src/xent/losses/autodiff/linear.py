@@ -518,6 +518,13 @@ def _kept_hidden(rows: LinearRows) -> Tensor:
     return rows.hidden if kept is None else torch.where(kept[:, None], rows.hidden, 0.0)
 
 
+def _no_autocast(device: torch.device) -> Any:
+    """Return the context in which products are computed in the dtypes that they are given."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def by_blocks(rows: LinearRows, limits: Limits, compute: Callable[[SoftmaxRows], Tensor]) -> Tensor:
     """Return what differentiable operations compute of each row, some rows of logits at a time.
 
