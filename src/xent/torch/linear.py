@@ -579,19 +579,24 @@ def _places(
     """Return the rows of each head."""
     count, many, features = targets.shape[0], targets.shape[-1], head.shape[-1]
     rows = hidden.reshape(count, features)
-    heads = head.reshape(head.shape[0], many, features)
-    biases = None if bias is None else bias.reshape(head.shape[0], many)
+    heads: list[Tensor] = [head]
+    biases: list[Tensor | None] = [bias]
+    if head.ndim > 2:  # taken apart at once, so that gradients are put together at once
+        heads = list(head.reshape(head.shape[0], many, features).unbind(1))
+        biases = [None] * many
+        if bias is not None:
+            biases = list(bias.reshape(head.shape[0], many).unbind(1))
     return [
         LinearRows(
             rows,
-            heads[:, p],
-            None if biases is None else biases[:, p],
+            heads[p],
+            biases[p],
             targets[..., p],
             weight,
             None if by_row is None else by_row[:, p],
             ignored,
         )
-        for p in range(heads.shape[1])
+        for p in range(many)
     ]
 
 

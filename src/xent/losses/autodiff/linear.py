@@ -270,13 +270,7 @@ class _Summed(torch.autograd.Function):
         if stash is None:
             with torch.autocast(cotangent.device.type, enabled=False):
                 stash = _gradients(rows, ctx.limits, None, ahead, ctx.needed, wide=True)[1:]
-        if factor.device.type != "cpu" or factor.item() != 1.0:
-            for gradient in stash:
-                if gradient is not None:
-                    gradient.mul_(factor.to(gradient.dtype))
-        return *(
-            None if g is None else g.to(a.dtype) for g, a in zip(stash, rows.arrays(), strict=False)
-        ), *(None,) * 5
+        return *scaled(stash, factor, rows), *(None,) * 5
 
 
 def ahead_of(rows: LinearRows, scale: float | Tensor) -> float:
