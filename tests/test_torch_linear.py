@@ -464,7 +464,10 @@ def test_the_matrix_of_derivatives(transform, compiled):
     if transform in ("backward", "double"):
         once = torch.compile(ours, fullgraph=True, backend="aot_eager")
         if transform == "double":  # torch differentiates no compiled graph twice
-            with pytest.raises(RuntimeError, match="not have been used in the graph"):
+            with pytest.raises(
+                RuntimeError,
+                match=r"not have been used in the graph|not currently support double backward",
+            ):
                 own(once, hidden, head, v)
             return
         torch.testing.assert_close(own(once, hidden, head, v), want)
