@@ -278,3 +278,26 @@ def test_a_bad_row_has_a_nan_derivative_and_leaves_the_others_alone():
     gradient = np.asarray(jax.jit(jax.grad(weighted_loss))(z, t, jnp.ones(4)))
     assert np.isnan(gradient[1]).all()
     assert np.isfinite(gradient[[0, 2, 3]]).all()
+
+
+def test_the_entropy_of_a_softmax_has_its_second_derivative():
+    def entropy(z):
+        return xent.softmax_statistics(z, TARGETS).entropy.sum()
+
+    def plain(z):
+        log_p = torch.log_softmax(z, -1)
+        return -(log_p.exp() * log_p).sum()
+
+    z, v = torch.tensor(np.where(np.isinf(LOGITS), -2.0, LOGITS)), torch.tensor(VECTOR)
+    z = torch.clamp(z, max=5.0).requires_grad_()
+
+    def second(f):
+        (one,) = torch.autograd.grad(f(z), z, create_graph=True)
+        return torch.autograd.grad((one * v).sum(), z)[0]
+
+    expected = second(plain)
+    torch.testing.assert_close(second(entropy), expected, rtol=1e-10, atol=1e-12)
+    with jax.enable_x64(True):
+        at, along = jnp.asarray(z.detach().numpy()), jnp.asarray(VECTOR)
+        found = jax.jvp(jax.grad(entropy), (at,), (along,))[1]
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
