@@ -606,7 +606,7 @@ def test_nothing_of_the_size_of_the_logits_is_held(what):
             rows_ = LinearRows(hidden.detach(), head.detach(), None, target)
             limits = autodiff.Limits(space)
             each = torch.ones(rows, dtype=WIDE)
-            hessian = autodiff._second(rows_, limits, each, (hidden.detach(), None, None))
+            hessian = autodiff._second(rows_, limits, each, (hidden.detach(), head.detach(), None))
         elif what == "statistics":
             s = xent.torch.linear_softmax_statistics(hidden, head, target, workspace_bytes=space)
             (s.nll.sum() + s.entropy.sum()).backward()

@@ -60,7 +60,7 @@ def linear_cross_entropy(
     The call of `torch.nn.functional.linear_cross_entropy`, and more by keyword. The logits are
     made in pieces that fit `workspace_bytes`, so neither they nor their gradient are ever in
     memory as a whole. A mean or sum takes three products of matrices forward and backward
-    together; ``reduction="none"`` and the cuts of a small workspace take up to four.
+    together; ``reduction="none"`` takes four, and the cuts of a small workspace up to one more.
 
     Parameters
     ----------
@@ -488,7 +488,7 @@ def read_call(
     bias = _masked(name, bias, class_mask, head, inner)
     likeness = _likeness(bias, count, classes, many, head)
     return Call(
-        _places(hidden, head, bias, targets, weight, by_row, ignored, soft),
+        _places(hidden, head, bias, targets, weight, by_row, ignored),
         SoftmaxRows(likeness, targets, weight, by_row, ignored),
         shape,
         dtype,
@@ -574,7 +574,6 @@ def _places(
     weight: Tensor | None,
     by_row: Tensor | None,
     ignored: int | None,
-    soft: bool,
 ) -> list[LinearRows]:
     """Return the rows of each head."""
     count, many, features = targets.shape[0], targets.shape[-1], head.shape[-1]

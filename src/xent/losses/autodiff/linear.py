@@ -503,12 +503,7 @@ def _second_differentiably(
 
 def _kept_hidden(rows: LinearRows) -> Tensor:
     """Return hidden states with zeros in rows that are not looked at: NaN times 0 is NaN."""
-    kept = None
-    if rows.row_weight is not None:
-        kept = rows.row_weight != 0
-    if rows.ignore_index is not None and not rows.soft:
-        seen = rows.targets != rows.ignore_index
-        kept = seen if kept is None else kept & seen
+    kept = chunked.is_kept(rows)
     return rows.hidden if kept is None else torch.where(kept[:, None], rows.hidden, 0.0)
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "Plan",
     "RowKernel",
     "gradients",
+    "is_kept",
     "kept_rows",
     "losses",
     "plan_of",
@@ -145,14 +146,20 @@ def _whole_rows_only(rows: LinearRows) -> bool:
 # ---- which rows ----------------------------------------------------------------------------------
 
 
-def kept_rows(rows: LinearRows) -> Tensor | None:
-    """Return the indices of the rows that are looked at, or None where that is all of them."""
+def is_kept(rows: LinearRows) -> Tensor | None:
+    """Return whether each row is looked at, or None where nothing could keep one from it."""
     kept = None
     if rows.row_weight is not None:
         kept = rows.row_weight != 0
     if rows.ignore_index is not None and not rows.soft:
         seen = rows.targets != rows.ignore_index
         kept = seen if kept is None else kept & seen
+    return kept
+
+
+def kept_rows(rows: LinearRows) -> Tensor | None:
+    """Return the indices of the rows that are looked at, or None where that is all of them."""
+    kept = is_kept(rows)
     if kept is None or bool(kept.all()):
         return None
     return kept.nonzero()[:, 0]
