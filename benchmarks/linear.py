@@ -286,10 +286,13 @@ def time_shape(shape: Shape, rounds: int) -> Iterator[Line]:
         errors[name] = truth.errors(form(given), given)
     for turn in range(rounds):
         show_progress(f"{shape.name}: round {turn + 1} of {rounds}")
+        products()
         spent[PRODUCTS].append(_seconds(products, shape.device))
         for name, form in forms.items():
             if turn and spent[name][0] > SLOW * spent[PRODUCTS][0]:
                 continue
+            if name != CHUNKS:  # so that each finds the memory of its own last step, as in training
+                form(given)
             result: list[torch.Tensor] = []
             spent[name].append(
                 _seconds(lambda form=form, result=result: result.append(form(given)), shape.device)

@@ -21,7 +21,7 @@ from xent.losses.kernels import LinearRows, linear_chunked
 ROWS, FEATURES, CLASSES = 23, 6, 70
 WIDE = torch.float64
 # Everything at once; some rows at a time; some classes of some rows at a time.
-SPACES = {"whole": 2**28, "rows": 9 * 4 * (CLASSES + 16), "classes": 8 * 4 * (16 + 16)}
+SPACES = {"whole": 2**28, "rows": 10 * 4 * (CLASSES + 16), "classes": 8 * 4 * (16 + 16)}
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_no_logits_are_made_twice_that_can_wait_in_the_memory_of_a_gradient(
     target = torch.randint(0, CLASSES, (ROWS,), generator=g)
     options = dict(CASES[case])
     loss = xent.torch.linear_cross_entropy(
-        hidden, head, target, reduction="sum", workspace_bytes=ROWS * 8 * 32, **options
+        hidden, head, target, reduction="sum", workspace_bytes=ROWS * 10 * 32, **options
     )
     loss.backward()
     assert len(made_logits) > 2

@@ -57,6 +57,8 @@ FEW_ROWS = 150
 """Rows below which products are so slow, as each reads all of the weight, that classes are cut."""
 TOGETHER = 256
 """Rows from which products are hardly faster."""
+ASIDE = 3 * 2**20
+"""Bytes that a matrix library copies aside; of a small workspace an eighth is kept for them."""
 INVARIANT_ROWS = 128
 """Rows of each product where results must not depend on how many rows there are."""
 
@@ -123,6 +125,8 @@ def plan_of(
             f"{classes} classes and {features} features, which need at least {size * line}. "
             f"Hint: the default is {DEFAULT_WORKSPACE}."
         )
+    if rows.weight.device.type == "cpu":
+        held -= min(ASIDE // size, held // 8)
     held = max(line, held // copies)
     if invariant:
         return Plan(max(1, min(INVARIANT_ROWS, held // line)), classes, tile, padded=True)

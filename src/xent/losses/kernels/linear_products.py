@@ -26,6 +26,10 @@ Tensor: TypeAlias = torch.Tensor
 PAD = 16
 """Columns beside a piece of logits: one that is masked, and the next row begins with a vector."""
 
+NARROW, FEW = 2048, 512
+"""Classes of a product that makes logits of few rows: what a matrix library copies aside grows
+with the classes, to 10 MiB, and such a product is as fast in parts."""
+
 
 class RowResults(NamedTuple):
     """What a row kernel says of rows: nats in float64, not multiplied by the rows' weights."""
@@ -93,9 +97,11 @@ class Head:
         """Return rows as the products take them."""
         return hidden if self.native else hidden.to(self.dtype)
 
-    def _tiles(self, start: int, stop: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    def _tiles(
+        self, start: int, stop: int, most: int | None = None
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
         """Return weights as products take them, and where they are in all and here."""
-        step = stop - start if self.native else self.tile
+        step = stop - start if self.native else min(self.tile, most or self.tile)
         for low in range(start, stop, max(1, step)):
             part = slice(low, min(low + step, stop))
             weight = self.weight[part]
@@ -107,7 +113,8 @@ class Head:
 
     def logits(self, hidden: Tensor, start: int, stop: int, out: Tensor) -> None:
         """Write ``hidden·weightᵀ + bias`` of some classes."""
-        for part, here, weight in self._tiles(start, stop):
+        most = NARROW if hidden.shape[0] <= FEW else None
+        for part, here, weight in self._tiles(start, stop, most):
             to = out[:, here]
             if self.native:
                 torch.mm(hidden, weight.t(), out_dtype=self.dtype, out=to)
