@@ -10,6 +10,7 @@ The tree, each also a subclass of the built-in that callers already catch::
     ├── OptionError (ValueError)         an option outside its domain
     ├── TableError (ValueError)          a file, table or column that cannot be read as it should
     ├── ModelError (ValueError)          a model file that cannot be read
+    ├── CodeError (ValueError)           symbols without a code, or a code that cannot be decoded
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 
 and one warning, `InfiniteLossWarning`, for a loss that is +∞ because P(truth) = 0.
@@ -20,6 +21,7 @@ Each message says what was expected, what came, where, and ends in a hint.
 from __future__ import annotations
 
 __all__ = [
+    "CodeError",
     "DistributionError",
     "InfiniteLossWarning",
     "LogitError",
@@ -63,6 +65,10 @@ class TableError(XentError, ValueError):
 
 class ModelError(XentError, ValueError):
     """A file that cannot be read as a model."""
+
+
+class CodeError(XentError, ValueError):
+    """Symbols that have no code, or a code that is cut off, damaged or none at all."""
 
 
 class MissingExtraError(XentError, ImportError):

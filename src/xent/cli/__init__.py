@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from xent.cli import compare, demo, kernels, measure, merge, models, scores
+from xent.cli import codes, compare, demo, kernels, measure, merge, models, scores
 from xent.cli.process import ERROR, OK, PIPE_CLOSED, Done, guarded
 from xent.errors import MissingExtraError
 
@@ -57,7 +57,7 @@ def _build() -> Any:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Cross-entropy, right: scores of predictions, measures of distributions, models that "
-        "minimise it, and which kernel computes a loss.",
+        "minimise it, codes whose bytes are it, and which kernel computes a loss.",
     )
 
     def show_version(wanted: bool) -> None:
@@ -75,6 +75,6 @@ def _build() -> Any:
     ) -> None:
         del version  # its callback has done all
 
-    for group in (scores, compare, merge, measure, models, demo, kernels):
+    for group in (scores, compare, merge, measure, models, codes, demo, kernels):
         group.add_to(app)
     return app

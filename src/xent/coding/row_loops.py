@@ -1,0 +1,299 @@
+"""Which contexts get a row of frequencies, and how these are rounded; numba compiles it.
+
+Each choice is the one with the shortest description: bits for the row in the model, and bits for
+the symbols that are written with it. A row that saves less than it costs is not made, and its
+context is written with its parent's, the context that is one byte shorter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from xent.coding.stream_loops import ESCAPE, PRECISION
+
+__all__ = [
+    "choose_row",
+    "gamma_bits",
+    "price_row",
+    "quantize",
+    "read_rows",
+    "read_value",
+    "write_row",
+    "write_value",
+]
+
+_compile = numba.njit(nogil=True, cache=True, boundscheck=False)
+_SYMBOLS = ESCAPE + 1
+
+
+@_compile
+def gamma_bits(value):
+    """Return how many bits Elias' gamma code takes for a number from 1."""
+    bits = 1
+    while value > 1:
+        value >>= 1
+        bits += 2
+    return bits
+
+
+@_compile
+def quantize(weights, bits, out):
+    """Round weights to whole frequencies that sum to 2^bits, in the way that costs least.
+
+    A positive weight gets at least 1. The cost −Σ w·log f is convex, so adding where it gains most,
+    taking where it loses least, and exchanging while that gains finds the least of all.
+    """
+    total = 0.0
+    for w in weights:
+        total += w
+    size = 1 << bits
+    gain, loss = np.full(weights.size, -1.0), np.full(weights.size, np.inf)
+    left = size
+    for i in range(weights.size):
+        out[i] = 0
+        if weights[i] > 0.0:
+            out[i] = max(1, int(weights[i] * (size / total)))
+            left -= out[i]
+            gain[i] = weights[i] * math.log1p(1.0 / out[i])
+            if out[i] > 1:
+                loss[i] = weights[i] * math.log1p(
+                    1.0 / (out[i] - 1)
+                )  # as exact as gain: no endless exchange
+    while True:
+        more, less = np.argmax(gain), np.argmin(loss)
+        if left == 0 and (more == less or gain[more] <= loss[less]):
+            return
+        changed = more
+        if left > 0:
+            out[more] += 1
+            left -= 1
+        else:
+            changed = less
+            out[less] -= 1
+            left += 1
+        gain[changed] = weights[changed] * math.log1p(1.0 / out[changed])
+        loss[changed] = np.inf
+        if out[changed] > 1:
+            loss[changed] = weights[changed] * math.log1p(1.0 / (out[changed] - 1))
+
+
+@_compile
+def _bits_of_row(frequencies):
+    """Return what a row takes in a model, without its context."""
+    last, known, bits = -1, 0, 4
+    for s in range(_SYMBOLS):
+        if frequencies[s] > 0:
+            bits += gamma_bits(s - last) + gamma_bits(frequencies[s])
+            last = s
+            known += 1
+    return bits + gamma_bits(known) - gamma_bits(frequencies[last])
+
+
+@_compile
+def choose_row(counts, above, escape, always, out, told):
+    """Choose the frequencies of one context, or none.
+
+    Parameters
+    ----------
+    counts
+        How often each byte followed.                  (256,) integers
+    above
+        What each byte costs in bits as the row's parent writes it.     (256,)
+    escape
+        Whether bytes that did not follow must have a price, too.
+    always
+        Whether there must be a row: at full precision, whatever it takes.
+    out
+        The frequencies, of a sum of 2^bits.           (257,)
+    told
+        What they were rounded from.                   (257,)
+
+    Returns
+    -------
+    int
+        The bits, or −1 where no row saves what it costs.
+    """
+    total, distinct, parents, ideal = 0.0, 0, 0.0, 0.0
+    for s in range(256):
+        n = float(counts[s])
+        if n > 0.0:
+            total += n
+            distinct += 1
+            parents += n * above[s]
+            ideal -= n * math.log2(n)
+    if total == 0.0:
+        out[:], told[:] = 0, 0.0
+        out[ESCAPE], told[ESCAPE] = 1, 1.0
+        return 0 if always else -1
+    ideal += total * math.log2(total)
+    if not always and parents <= ideal + 8.0:
+        return -1
+    best, chosen = np.inf if always else parents, -1
+    trial, weights = np.zeros(_SYMBOLS, np.int32), np.zeros(_SYMBOLS)
+    near = math.ceil(math.log2(total))
+    last = -1
+    for step in range(5):
+        bits = PRECISION if always else min(PRECISION, max(0, near - 4 + 2 * step))
+        if bits == last:
+            continue
+        last = bits
+        before = -1
+        for least in (0.0, 1.0, 2.0, total / (1 << bits) * 0.5, total / (1 << bits)):
+            kept, escaped = 0, 0.0
+            for s in range(256):
+                n = float(counts[s])
+                weights[s] = 0.0
+                if n > least:
+                    weights[s] = n
+                    kept += 1
+                else:
+                    escaped += n
+            if kept == before:
+                continue
+            before = kept
+            weights[ESCAPE] = escaped
+            if escape and kept < 256:
+                weights[ESCAPE] += float(distinct)
+            known = kept + (1 if weights[ESCAPE] > 0.0 else 0)
+            if known == 0 or known > (1 << bits) or (bits == 0 and known > 1):
+                continue
+            quantize(weights, bits, trial)
+            cost = float(_bits_of_row(trial)) + 6.0  # its context
+            for s in range(256):
+                n = float(counts[s])
+                if n > 0.0:
+                    if trial[s] > 0:
+                        cost += n * (bits - math.log2(trial[s]))
+                    else:
+                        cost += n * (bits - math.log2(trial[ESCAPE]) + above[s])
+            if cost < best:
+                best, chosen = cost, bits
+                out[:], told[:] = trial, weights
+    return chosen
+
+
+@_compile
+def price_row(weights, above, out):
+    """Write what each byte costs in bits under a row whose parent's prices are `above`.
+
+    It is infinite for a byte that no row has, where none leads on.
+    """
+    total = 0.0
+    for w in weights:
+        total += w
+    for s in range(256):
+        out[s] = np.inf
+        if weights[s] > 0:
+            out[s] = math.log2(total / weights[s])
+        elif weights[ESCAPE] > 0:
+            out[s] = math.log2(total / weights[ESCAPE]) + above[s]
+
+
+# ---- rows as bits --------------------------------------------------------------------------------
+
+
+@_compile
+def write_value(value, width, buffer, place):
+    """Write the lowest `width` bits of a number, the highest of them first; return the place."""
+    for i in range(width - 1, -1, -1):
+        if (value >> i) & 1:
+            buffer[place >> 3] |= 128 >> (place & 7)
+        place += 1
+    return place
+
+
+@_compile
+def _write_gamma(value, buffer, place):
+    length = 0
+    while value >> (length + 1):
+        length += 1
+    return write_value(value, 2 * length + 1, buffer, place)
+
+
+@_compile
+def write_row(context, frequencies, bits, buffer, place):
+    """Write a row behind what is there, its context as how far it is from the last one's.
+
+    Returns the place.
+    """
+    place = _write_gamma(context, buffer, place)
+    place = write_value(bits, 4, buffer, place)
+    known, last = 0, -1
+    for s in range(_SYMBOLS):
+        if frequencies[s] > 0:
+            known += 1
+    place = _write_gamma(known, buffer, place)
+    for s in range(_SYMBOLS):
+        if frequencies[s] > 0:
+            place = _write_gamma(s - last, buffer, place)
+            last = s
+    for s in range(last):  # the last one is what is left
+        if frequencies[s] > 0:
+            place = _write_gamma(frequencies[s], buffer, place)
+    return place
+
+
+@_compile
+def read_value(buffer, place, width):
+    """Return a number of `width` bits, or −1 where the bits end."""
+    if place + width > buffer.size * 8:
+        return -1
+    value = 0
+    for i in range(place, place + width):
+        value = (value << 1) | ((buffer[i >> 3] >> (7 - (i & 7))) & 1)
+    return value
+
+
+@_compile
+def _read_gamma(buffer, place):
+    """Return a number from 1 and the place behind it, or 0 where the bits end or make no sense."""
+    length = 0
+    while True:
+        bit = read_value(buffer, place + length, 1)
+        if bit < 0 or length > 24:
+            return 0, place
+        if bit == 1:
+            break
+        length += 1
+    value = read_value(buffer, place + length, length + 1)
+    return max(value, 0), place + 2 * length + 1
+
+
+@_compile
+def read_rows(buffer, place, rows, contexts, found_contexts, found_bits, found):
+    """Read the rows of one level.
+
+    Returns the place behind them, or −1 where they are not what `write_row` writes.
+    """
+    context = -1
+    for r in range(rows):
+        gap, place = _read_gamma(buffer, place)
+        context += gap
+        bits = read_value(buffer, place, 4)
+        place += 4
+        if gap == 0 or context >= contexts or bits < 0 or bits > PRECISION:
+            return -1
+        known, place = _read_gamma(buffer, place)
+        if known == 0 or known > _SYMBOLS:
+            return -1
+        symbols = np.zeros(known, np.int64)
+        last = -1
+        for k in range(known):
+            gap, place = _read_gamma(buffer, place)
+            last += gap
+            if gap == 0 or last >= _SYMBOLS:
+                return -1
+            symbols[k] = last
+        left = 1 << bits
+        for k in range(known - 1):
+            f, place = _read_gamma(buffer, place)
+            left -= f
+            if f == 0 or left <= 0:
+                return -1
+            found[r, symbols[k]] = f
+        found[r, last] = left
+        found_contexts[r], found_bits[r] = context, bits
+    return place

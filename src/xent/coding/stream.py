@@ -1,0 +1,107 @@
+"""Blocks of bytes as streams of words near the bound: rANS on a model's whole frequencies.
+
+A block costs what the model says, −Σ log₂ q of its bytes, and at most 64 bytes more: the state that
+each of the eight lanes ends in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xent.coding import stream_loops
+from xent.coding.context_model import ContextModel, as_bytes
+from xent.coding.stream_loops import LANES, LOWEST
+from xent.errors import CodeError
+
+__all__ = ["decode_block", "encode_block"]
+
+_STATES = 8 * LANES
+
+
+def encode_block(block: Any, model: ContextModel) -> bytes:
+    """Encode bytes with a model.
+
+    Parameters
+    ----------
+    block
+        The bytes; an array of uint8 too.
+    model
+        How likely each is.
+
+    Returns
+    -------
+    bytes
+        The states of the eight lanes, 8 bytes each, then words of 4, all with the low byte first.
+
+    Raises
+    ------
+    CodeError
+        If a byte has no code: the model has neither it nor an escape to where it is known.
+
+    Examples
+    --------
+    >>> from xent.coding import ContextModel, decode_block, encode_block
+    >>> text = b"to be or not to be, that is the question" * 100
+    >>> model = ContextModel.of(text, order=2)
+    >>> code = encode_block(text, model)
+    >>> print(len(text), len(code), round(model.price(text) / 8))
+    4000 192 156
+    >>> decode_block(code, len(text), model) == text
+    True
+    """
+    data = as_bytes(block)
+    pushes = data.size * (model.order + 2)  # of one byte: an escape from each row, and itself
+    words, states = np.empty(pushes, np.uint32), np.empty(LANES, np.uint64)
+    arrays = model.row_of, model.codes, model.parents
+    place = stream_loops.encode(data, model.mask, *arrays, words, states)
+    if place < 0:
+        at = -1 - place
+        raise CodeError(
+            f"every byte must have a code: got {int(data[at])} at {at}, which the model has not, "
+            "and no escape; its price is infinite. Hint: fit the model with escape=True."
+        )
+    return states.astype("<u8").tobytes() + words[place:].astype("<u4").tobytes()
+
+
+def decode_block(code: Any, size: int, model: ContextModel) -> bytes:
+    """Decode what `encode_block` wrote.
+
+    Parameters
+    ----------
+    code
+        What it returned.
+    size
+        How many bytes the block had.
+    model
+        The model that it was encoded with.
+
+    Raises
+    ------
+    CodeError
+        If the code is no code of so many bytes. What is damaged can still be one of other bytes:
+        `xent.coding.decompress` compares checksums.
+    """
+    code = as_bytes(code)
+    if code.size < _STATES or code.size % 4:
+        raise CodeError(
+            f"the code of a block must be {_STATES} bytes of states and then words of 4: got "
+            f"{code.size} bytes. Hint: it is cut off, or none of xent's."
+        )
+    states = code[:_STATES].view("<u8").astype(np.uint64)
+    words = code[_STATES:].view("<u4").astype(np.uint32, copy=False)
+    data = np.empty(size, np.uint8)
+    firsts, buckets, shift, entries = model.decoding
+    read = -1
+    if ((states >= LOWEST) & (states < 1 << 63)).all():
+        read = stream_loops.decode(
+            words, states, model.mask, model.row_of, model.parents, firsts, buckets, shift,
+            entries, data,
+        )  # fmt: skip
+    if read != words.size or not (states == LOWEST).all():
+        raise CodeError(
+            f"the code of a block of {size} bytes must end where its last byte is read: it does "
+            "not. Hint: it is damaged, or was written with another model."
+        )
+    return data.tobytes()
