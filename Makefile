@@ -34,6 +34,7 @@ bench: .venv/.dev ## time, memory and error beside the peers that are installed
 	$(BIN)/python -m benchmarks rows --json
 	$(BIN)/python -m benchmarks linear --json
 	$(BIN)/python -m benchmarks fit --json
+	$(BIN)/python -m benchmarks coding --json
 
 accuracy: .venv/.dev ## measure the worst errors again and rewrite docs/accuracy.md
 	$(BIN)/python -m benchmarks accuracy

@@ -136,6 +136,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="store the figures in benchmarks/results/score_coverage.jsonl, and write the tables "
         "of docs/scoring.md from them",
     )
+    coding = commands.add_parser(
+        "coding", help="xent.coding beside other coders: bytes, and time (some minutes)"
+    )
+    coding.add_argument("--rounds", type=_rounds, default=5, metavar="N", help="turns of each")
+    coding.add_argument(
+        "--json",
+        action="store_true",
+        help="store the figures in benchmarks/results/coding.jsonl, and write the tables of "
+        "docs/coding.md from them",
+    )
+    coding.add_argument(
+        "--quick",
+        action="store_true",
+        help="some 200 kB in one turn: to try the command with, no result",
+    )
     options = parser.parse_args(arguments)
     if options.command == "accuracy":
         return _accuracy(page_only=options.page_only)
@@ -155,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _scoring(options.rows, options.rounds, options.lists, store=options.json)
     if options.command == "score-coverage":
         return _score_coverage(store=options.json)
+    if options.command == "coding":
+        return _coding(options.rounds, store=options.json, quick=options.quick)
     parser.print_help()
     return 0
 
@@ -383,6 +400,40 @@ def _score_coverage(*, store: bool) -> int:
     wrong = failures(cells)
     sys.stdout.write("".join(f"less than promised: {w}\n" for w in wrong))
     return 1 if wrong else 0
+
+
+def _coding(rounds: int, *, store: bool, quick: bool) -> int:
+    from benchmarks.coding import (
+        BLOCK,
+        LENGTH,
+        PAGE,
+        QUICK_BLOCK,
+        QUICK_LENGTH,
+        STORED,
+        measure_all,
+        reached,
+        render,
+        table,
+        text_of_sources,
+    )
+
+    if quick and store:
+        sys.stderr.write("--quick makes no result to store: leave out --json\n")
+        return 2
+    length, block = (QUICK_LENGTH, QUICK_BLOCK) if quick else (LENGTH, BLOCK)
+    lines = list(measure_all(text_of_sources(length, block), 1 if quick else rounds))
+    show_progress("")
+    sys.stdout.write(table(lines) + "\n\n")
+    if quick:
+        sys.stdout.write("--quick: too few bytes to say anything about speed.\n")
+        return 0
+    told = reached(lines)
+    sys.stdout.write("".join(f"{line}\n" for line in told))
+    if store:
+        write(STORED, lines)
+        replace_text(PAGE, render(PAGE.read_text(encoding="utf-8"), read(STORED)))
+        sys.stdout.write(f"the tables of {PAGE.relative_to(ROOT)} are written from them\n")
+    return 1 if any(line.startswith("misses") for line in told) else 0
 
 
 if __name__ == "__main__":

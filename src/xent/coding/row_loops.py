@@ -116,12 +116,11 @@ def choose_row(counts, above, escape, always, out, told):
     int
         The bits, or −1 where no row saves what it costs.
     """
-    total, distinct, parents, ideal = 0.0, 0, 0.0, 0.0
+    total, parents, ideal = 0.0, 0.0, 0.0
     for s in range(256):
         n = float(counts[s])
         if n > 0.0:
             total += n
-            distinct += 1
             parents += n * above[s]
             ideal -= n * math.log2(n)
     if total == 0.0:
@@ -133,46 +132,64 @@ def choose_row(counts, above, escape, always, out, told):
         return -1
     best, chosen = np.inf if always else parents, -1
     trial, weights = np.zeros(_SYMBOLS, np.int32), np.zeros(_SYMBOLS)
-    near = math.ceil(math.log2(total))
-    last = -1
+    near, last = math.ceil(math.log2(total)), -1
     for step in range(5):
         bits = PRECISION if always else min(PRECISION, max(0, near - 4 + 2 * step))
         if bits == last:
             continue
-        last = bits
-        before = -1
-        for least in (0.0, 1.0, 2.0, total / (1 << bits) * 0.5, total / (1 << bits)):
-            kept, escaped = 0, 0.0
-            for s in range(256):
-                n = float(counts[s])
-                weights[s] = 0.0
-                if n > least:
-                    weights[s] = n
-                    kept += 1
-                else:
-                    escaped += n
+        last, before = bits, -1
+        slot = total / (1 << bits)
+        for least in (0.0, 1.0, 2.0, 0.5 * slot, slot):  # what is so rare is left to the parent
+            kept = _keep(counts, escape, least, weights)
             if kept == before:
                 continue
             before = kept
-            weights[ESCAPE] = escaped
-            if escape and kept < 256:
-                weights[ESCAPE] += float(distinct)
-            known = kept + (1 if weights[ESCAPE] > 0.0 else 0)
-            if known == 0 or known > (1 << bits) or (bits == 0 and known > 1):
-                continue
-            quantize(weights, bits, trial)
-            cost = float(_bits_of_row(trial)) + 6.0  # its context
-            for s in range(256):
-                n = float(counts[s])
-                if n > 0.0:
-                    if trial[s] > 0:
-                        cost += n * (bits - math.log2(trial[s]))
-                    else:
-                        cost += n * (bits - math.log2(trial[ESCAPE]) + above[s])
+            cost = _cost_of_row(counts, above, bits, weights, trial)
             if cost < best:
                 best, chosen = cost, bits
                 out[:], told[:] = trial, weights
     return chosen
+
+
+@_compile
+def _keep(counts, escape, least, weights):
+    """Give a weight to what came more often than `least`, and to the escape; return how many."""
+    kept, distinct, escaped = 0, 0, 0.0
+    for s in range(256):
+        n = float(counts[s])
+        weights[s] = 0.0
+        if n > least:
+            weights[s] = n
+            kept += 1
+        else:
+            escaped += n
+        if n > 0.0:
+            distinct += 1
+    weights[ESCAPE] = escaped
+    if escape and kept < 256:
+        weights[ESCAPE] += float(distinct)
+    return kept + (1 if weights[ESCAPE] > 0.0 else 0)
+
+
+@_compile
+def _cost_of_row(counts, above, bits, weights, out):
+    """Round weights; return the bits of the row and of what is written with it, or infinity."""
+    known = 0
+    for w in weights:
+        if w > 0.0:
+            known += 1
+    if known > (1 << bits):
+        return np.inf
+    quantize(weights, bits, out)
+    cost = float(_bits_of_row(out)) + 6.0  # about what its context takes
+    for s in range(256):
+        n = float(counts[s])
+        if n > 0.0:
+            if out[s] > 0:
+                cost += n * (bits - math.log2(out[s]))
+            else:
+                cost += n * (bits - math.log2(out[ESCAPE]) + above[s])
+    return cost
 
 
 @_compile
