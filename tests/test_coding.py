@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 import xent
 from xent.coding import (
     ContextModel,
+    Matrix,
     account,
     classify,
     compress,
@@ -221,3 +224,17 @@ def test_text_says_what_the_parts_are():
         assert word in text
     shared = render_accounting(account(ENGLISH, model=ContextModel.of(ENGLISH)))
     assert "fingerprint" in shared
+
+
+def test_the_heat_map_of_the_documentation_is_that_of_the_stored_figures():
+    root = Path(__file__).parents[1]
+    told = json.loads((root / "benchmarks" / "results" / "languages.json").read_text())
+    found = Matrix(
+        tuple(told["names"]), told["order"], np.array(told["cross_entropy_bits_per_byte"]),
+        np.array(told["entropy_bits_per_byte"]), tuple(told["bytes"]),
+    )  # fmt: skip
+    assert found.as_dict() == told
+    packages, licences = set(found.names[:5]), set(found.names[5:])
+    for kind in (packages, licences):
+        assert all(found.closest(name)[0] in kind for name in kind)
+    assert heat_map(found) == (root / "docs" / "languages.svg").read_text(encoding="utf-8")

@@ -45,6 +45,7 @@ def add_to(app: Typer) -> None:
     )
     order = typer.Option(2, help="How many bytes before a byte the model looks at: 0, 1 or 2.")
     threads = typer.Option(None, help="Blocks at a time. [as many as cores]")
+    only = typer.Option("*", metavar="PATTERN", help="Files of folders, such as '*.py'.")
     json = typer.Option(
         None, metavar="FILE", help="Write the answer to FILE as JSON; '-' prints only that."
     )
@@ -71,9 +72,14 @@ def add_to(app: Typer) -> None:
         raise typer.Exit(guarded(lambda: _decompress(file, output, model, threads)))
 
     @group.command()
-    def train(files: list[Path] = files, output: Path = output, order: int = order) -> None:
+    def train(
+        files: list[Path] = files,
+        output: Path = output,
+        order: int = order,
+        only: str = only,
+    ) -> None:
         """Fit a model to FILES, to be shared by those who write and those who read."""
-        raise typer.Exit(guarded(lambda: _train(files, output, order)))
+        raise typer.Exit(guarded(lambda: _train(files, output, order, only)))
 
     @group.command()
     def account(
@@ -89,11 +95,12 @@ def add_to(app: Typer) -> None:
     def matrix(
         files: list[Path] = files,
         order: int = order,
+        only: str = only,
         svg: Path | None = typer.Option(None, metavar="FILE", help="Write a heat map to FILE."),
         json: str | None = json,
     ) -> None:
         """Say what each of FILES costs under the model of each other, in bits a byte."""
-        raise typer.Exit(guarded(lambda: _matrix(files, order, svg, json)))
+        raise typer.Exit(guarded(lambda: _matrix(files, order, only, svg, json)))
 
     @group.command()
     def classify(
@@ -105,6 +112,7 @@ def add_to(app: Typer) -> None:
         labels: str | None = typer.Option(
             None, metavar="folder", help="'folder': the one it lies in is each file's true label."
         ),
+        only: str = only,
         block: int | None = typer.Option(None, help="Bytes that vote together. [256]"),
         temperature: float | None = typer.Option(
             None, help="What a vote's nats are divided by. [8]"
@@ -113,7 +121,7 @@ def add_to(app: Typer) -> None:
         """Label FILES by the model that codes them shortest; `xent score` reads the table."""
         given = {"block": block, "temperature": temperature}
         options = {name: value for name, value in given.items() if value is not None}
-        raise typer.Exit(guarded(lambda: _classify(files, models, output, labels, options)))
+        raise typer.Exit(guarded(lambda: _classify(files, models, output, labels, only, options)))
 
 
 def _model(path: Path | None) -> ContextModel | None:
@@ -174,12 +182,12 @@ def _decompress(file: Path, output: Path, model: Path | None, threads: int | Non
     return OK
 
 
-def _train(files: list[Path], output: Path, order: int) -> int:
+def _train(files: list[Path], output: Path, order: int, only: str) -> int:
     from xent.coding.files import train_model
 
     require_target(output, "--output", *files, hint="make the folder first.")
     with _progress("training") as progress:
-        model, size = train_model(files, order=order, progress=progress)
+        model, size = train_model(files, order=order, only=only, progress=progress)
     model.save(output)
     sys.stdout.write(
         f"order {model.order}, {model.levels.size:,} rows from {size:,} bytes; "
@@ -201,7 +209,7 @@ def _account(file: Path, model: Path | None, order: int, target: str | None) -> 
     return OK
 
 
-def _matrix(files: list[Path], order: int, svg: Path | None, target: str | None) -> int:
+def _matrix(files: list[Path], order: int, only: str, svg: Path | None, target: str | None) -> int:
     from xent.coding import cross_entropy_matrix
     from xent.coding.files import read_all
     from xent.report.code_text import render_matrix
@@ -211,7 +219,7 @@ def _matrix(files: list[Path], order: int, svg: Path | None, target: str | None)
         require_target(svg, "--svg", *files, hint="make the folder first.")
     names = _names(files)
     found = cross_entropy_matrix(
-        {name: read_all(file) for name, file in zip(names, files, strict=True)}, order=order
+        {name: read_all(file, only) for name, file in zip(names, files, strict=True)}, order=order
     )
     if svg is not None:
         from xent.report.code_plots import heat_map
@@ -234,7 +242,12 @@ def _names(files: list[Path]) -> list[str]:
 
 
 def _classify(
-    files: list[Path], models: Path, output: Path, labels: str | None, options: dict[str, Any]
+    files: list[Path],
+    models: Path,
+    output: Path,
+    labels: str | None,
+    only: str,
+    options: dict[str, Any],
 ) -> int:
     from xent.coding import ContextModel, classify
     from xent.coding.files import files_below, read_all
@@ -248,7 +261,7 @@ def _classify(
             f"--models must name a folder of two NAME.model files or more: got {str(models)!r} "
             f"with {len(known)}. Hint: `xent code train FILES -o {models}/NAME.model` for each."
         )
-    each = [file for path in files for file in files_below(path)]
+    each = [file for path in files for file in files_below(path, only)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     truth = ["label"] if labels == "folder" else []

@@ -182,35 +182,43 @@ def account_file(
         return account_stream(given, model=model, order=order, block_size=block_size, coded=coded)
 
 
-def files_below(path: Path) -> list[Path]:
-    """Return a file, or all files of a folder and of those in it, sorted by name.
+def files_below(path: Path, only: str = "*") -> list[Path]:
+    """Return a file, or the files of a folder and of those in it, sorted by name.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    only
+        What the names of files in a folder look like.
 
     Raises
     ------
     OptionError
-        If there is no file.
+        If there is no such file.
     """
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file())
+    found = sorted(p for p in path.rglob(only) if p.is_file())
     if not found:
         raise OptionError(
-            f"a folder must hold files: {str(path)!r} holds none. Hint: name another."
+            f"a folder must hold files: {str(path)!r} holds none named {only!r}. "
+            "Hint: name another folder, or another pattern."
         )
     return found
 
 
-def read_all(path: Path) -> bytes:
-    """Return a file's bytes, or those of all files of a folder, one behind the other."""
+def read_all(path: Path, only: str = "*") -> bytes:
+    """Return a file's bytes, or those of the files of a folder, one behind the other."""
     parts = []
-    for file in files_below(path):
+    for file in files_below(path, only):
         with opened(file, twice=False) as given:
             parts.append(given.read())
     return b"".join(parts)
 
 
 def train_model(
-    paths: Sequence[Path], *, order: int = 2, progress: Progress = nothing
+    paths: Sequence[Path], *, order: int = 2, only: str = "*", progress: Progress = nothing
 ) -> tuple[ContextModel, int]:
     """Fit a model to files and the files of folders, and return how many bytes they had.
 
@@ -220,7 +228,7 @@ def train_model(
         If one cannot be read, or all are empty.
     """
     counts = Counts(order)
-    files: Iterable[Path] = [file for path in paths for file in files_below(path)]
+    files: Iterable[Path] = [file for path in paths for file in files_below(path, only)]
     total = sum(file.stat().st_size for file in files if file != STANDARD and file.exists())
     done = 0
     for file in files:

@@ -49,7 +49,7 @@ def heat_map(found: Matrix) -> str:
                 if len(names) <= _WITH_NUMBERS:
                     axes.text(
                         column, row, f"{bits[row, column]:.2f}", ha="center", va="center",
-                        fontsize=8.0, color=_LIGHT if place[row, column] > 0.5 else _DARK,
+                        fontsize=8.0, color=_LIGHT if place[row, column] > 0.68 else _DARK,
                     )  # fmt: skip
         ticks = range(len(names))
         axes.set_xticks(ticks, names, rotation=45.0, ha="right", rotation_mode="anchor")
