@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from xent.cli import main
-from xent.coding import ContextModel, account
+from xent.coding import ContextModel, account, decompress
 from xent.scoring import score
 
 ENGLISH = b"the quick brown fox jumps over the lazy dog and then the dog looks at the fox. " * 60
@@ -113,7 +115,10 @@ def test_labels_are_a_table_that_score_reads(folder, capsys):
         (["compress", "absent", "-o", "x"], "cannot: No such file"),
         (["compress", "en.txt", "-o", "nowhere/x"], "a folder that exists"),
         (["compress", "en.txt", "-o", "en.txt"], "another file"),
-        (["compress", "en.txt", "-o", "x", "--order", "3"], "order must be 0, 1 or 2"),
+        (
+            ["compress", "en.txt", "-o", "x", "--order", "3"],
+            "order must be a whole number from 0 to 2",
+        ),
         (["compress", "en.txt", "-o", "x", "--threads", "0"], "threads must be"),
         (["decompress", "en.txt", "-o", "x"], "must begin with"),
         (["compress", "en.txt", "-o", "x", "--model", "en.txt"], "must begin as a model"),
@@ -151,3 +156,70 @@ def test_pipes_there_and_back():
     )  # fmt: skip
     assert (cut.returncode, cut.stdout) == (2, b"")
     assert b"the file ends" in cut.stderr
+
+
+def test_models_are_not_trained_on_themselves_and_orders_are_not_given_twice(folder, capsys):
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    (corpus / "en.txt").write_bytes(ENGLISH)
+    (corpus / "en.pyc").write_bytes(bytes(5000))
+    model = corpus / "en.model"
+    words = ["train", corpus, "--only", "*.txt", "-o", model]
+    assert run(*words) == 0
+    first = model.read_bytes()
+    assert run("train", corpus, "-o", folder / "all.model") == 0
+    assert (folder / "all.model").read_bytes() != first
+    (corpus / "en.pyc").unlink()
+    assert run("train", corpus, "-o", model) == 0
+    assert model.read_bytes() == first
+    assert run("train", corpus, "-o", "-") == 2
+    assert run("matrix", corpus, folder / "de.txt", "--svg", "-") == 2
+    assert "must name a file: got '-'" in capsys.readouterr().err
+    assert run("account", folder / "en.txt", "--model", model, "--order", 2) == 2
+    assert "--order and --model" in capsys.readouterr().err
+
+
+def test_files_that_say_nothing_are_left_out_of_a_table(folder, capsys):
+    for name, data in (("en", ENGLISH), ("de", GERMAN)):
+        ContextModel.of(data).save(folder / f"{name}.model")
+    texts = folder / "texts"
+    texts.mkdir()
+    (texts / "a").write_bytes(ENGLISH[:500])
+    (texts / "__init__.py").touch()
+    assert run("classify", texts, "--models", folder) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "left out, because empty: 1" in told.err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is always full")
+def test_what_the_system_refuses_is_said_in_a_line(folder):
+    program = [sys.executable, "-m", "xent", "code"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*program, "compress", folder / "en.txt", "-o", "-"], stdout=full,
+            stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"No space left" in done.stderr
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *program, "compress", "-", "-o", folder / "x"],
+        stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    assert closed.returncode == 2
+    assert b"standard input must be open" in closed.stderr
+    assert not (folder / "x").exists()
+
+
+def test_devices_and_pipes_are_written_to(folder):
+    assert run("compress", folder / "en.txt", "-o", os.devnull) == 0
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    assert run("compress", folder / "en.txt", "-o", pipe) == 0
+    reader.join(30)
+    assert decompress(found[0]) == ENGLISH
+    assert pipe.is_fifo()

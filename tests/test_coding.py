@@ -6,6 +6,8 @@ import io
 import json
 import math
 import random
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +119,16 @@ def test_a_byte_without_a_code_is_refused_with_its_block():
         compress(b"ab" * 10 + b"ababaz", model=model, block_size=10, threads=2)
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2**24 + 1, True])
+@pytest.mark.parametrize("wrong", [0, -1, 2**24 + 1, True, 1.5, "a"])
 def test_options_outside_their_domain_are_refused(wrong):
     with pytest.raises(OptionError, match="block_size must be"):
         compress(b"ab", block_size=wrong)
-    if wrong is True or wrong < 1:
-        with pytest.raises(OptionError, match="threads must be"):
-            compress(b"ab", threads=wrong)
+    with pytest.raises(OptionError, match="threads must be"):
+        compress(b"ab", threads=wrong)
+    assert decompress(compress(b"ab" * 9, block_size=np.int64(4))) == b"ab" * 9
+    for call in (compress, decompress, account):
+        with pytest.raises(OptionError, match=r"model must be a ContextModel: got str"):
+            call(compress(b"ab"), model="x.model")
 
 
 def test_streams_are_read_from_where_they_stand_and_in_pieces():
@@ -140,7 +145,7 @@ def test_streams_are_read_from_where_they_stand_and_in_pieces():
     )
     assert written.total_bytes == len(sink.getvalue())
     assert seen == sorted(seen)
-    assert seen[-1] == (2 * len(ENGLISH), 2 * len(ENGLISH))
+    assert seen[-1] == (len(ENGLISH), len(ENGLISH))
     back = io.BytesIO()
     header = decompress_stream(Slow(sink.getvalue()), back)
     assert back.getvalue() == ENGLISH
@@ -182,7 +187,13 @@ def test_files_that_cannot_be_compared_are_refused():
         classify(b"", models)
     with pytest.raises(OptionError, match="two models or more"):
         classify(b"a", {"en": models["en"]})
-    for options in ({"block": 0}, {"temperature": 0.0}, {"temperature": math.inf}):
+    for options in (
+        {"block": 0},
+        {"block": 2.5},
+        {"temperature": 0.0},
+        {"temperature": math.inf},
+        {"temperature": "8"},
+    ):
         with pytest.raises(OptionError, match=r"must be"):
             classify(b"a", models, **options)
 
@@ -214,6 +225,9 @@ def test_a_model_without_a_code_for_a_block_gets_none_of_its_votes():
     found = classify(b"ab" * 128 + b"cd" * 128, plain, block=256)
     assert list(found.probabilities.values()) == [0.5, 0.5]
     assert found.bits == {"ab": math.inf, "cd": math.inf}
+    for temperature in (1e-300, 1e-308, 5e-324):
+        found = classify(b"ab" * 128, plain, temperature=temperature)
+        assert found.probabilities == {"ab": 1.0, "cd": 0.0}
     found = classify(b"z" * 256, plain)
     assert list(found.probabilities.values()) == [0.5, 0.5]
 
@@ -238,3 +252,31 @@ def test_the_heat_map_of_the_documentation_is_that_of_the_stored_figures():
     for kind in (packages, licences):
         assert all(found.closest(name)[0] in kind for name in kind)
     assert heat_map(found) == (root / "docs" / "languages.svg").read_text(encoding="utf-8")
+
+
+def test_a_shared_model_has_the_same_parts_wherever_it_comes_from():
+    model = ContextModel.of(ENGLISH, order=1)
+    told = account(GERMAN, model=model)
+    assert told == account(GERMAN, model=ContextModel.from_bytes(model.to_bytes()))
+    assert told.parts["integer_rounding"] == 0.0
+    assert "rounding" not in render_accounting(told)
+
+
+def test_what_cannot_be_compressed_is_given_up_quickly():
+    noise = random.Random(5).randbytes(1 << 18)
+    compress(noise[:9])  # compiles
+    start = time.process_time()
+    code = compress(noise, threads=1)
+    assert time.process_time() - start < 1.5
+    assert len(code) < len(noise) + 1000
+    assert decompress(code) == noise
+
+
+def test_small_files_are_compared_in_little_memory():
+    files = {str(i): ENGLISH[i * 80 : i * 80 + 800] for i in range(12)}
+    cross_entropy_matrix(files, order=2)
+    tracemalloc.start()
+    cross_entropy_matrix(files, order=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 65536 * 256 * 8  # two tables of all contexts, however many files

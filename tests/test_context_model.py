@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -71,9 +74,11 @@ def test_counts_are_those_of_lanes(order, size):
     counts.add(TEXT[:size])
     assert counts.total == size
     expected = contexts(TEXT[:size], order)
-    assert np.count_nonzero(counts.table) == len(expected)
+    assert np.count_nonzero(counts.rows) == len(expected)
+    assert (np.diff(counts.contexts) > 0).all()
+    rows = dict(zip(counts.contexts.tolist(), counts.rows, strict=True))
     for (context, byte), n in expected.items():
-        assert counts.table[int.from_bytes(context, "big"), byte] == n
+        assert rows[int.from_bytes(context, "big")][byte] == n
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -104,11 +109,11 @@ def test_with_an_escape_the_probabilities_of_a_context_sum_to_less_than_one(orde
 def test_the_entropy_of_counts_is_that_of_the_measures():
     counts = Counts(0)
     counts.add(TEXT)
-    share = counts.table[0] / len(TEXT)
+    share = counts.rows[0] / len(TEXT)
     assert counts.entropy_bits() / len(TEXT) == pytest.approx(xent.entropy(share, unit="bits"))
     table = Counts(1)
     table.add(TEXT)
-    joint = table.table / len(TEXT)
+    joint = table.rows / len(TEXT)
     expected = xent.conditional_entropy(joint, unit="bits")
     assert table.entropy_bits() / len(TEXT) == pytest.approx(float(expected), rel=1e-9)
 
@@ -193,7 +198,7 @@ def test_every_order_and_kind_of_data_is_taken_or_refused():
         with pytest.raises(OptionError, match="data must be bytes"):
             encode_block(wrong, model)
     for order in (-1, 3, True, 1.5, "1"):
-        with pytest.raises(OptionError, match="order must be 0, 1 or 2"):
+        with pytest.raises(OptionError, match="order must be a whole number from 0 to 2"):
             ContextModel.of(TEXT, order=order)
 
 
@@ -259,3 +264,55 @@ def test_pieces_cost_what_all_costs():
         assert found.sum() == pytest.approx(model.piece_prices(TEXT, len(TEXT))[0])
     # one lane from no context: the eight lanes differ in the first two bytes of each only
     assert found.sum() == pytest.approx(model.price(TEXT), rel=0.05)
+
+
+def test_counts_that_were_looked_at_can_be_added_to():
+    whole, parts = Counts(2), Counts(2)
+    for block in (TEXT[:500], TEXT[500:900], b"", TEXT[900:]):
+        whole.add(block)
+        parts.add(block)
+        assert parts.total == sum(parts.rows.sum(axis=1))
+    assert (whole.rows == parts.rows).all()
+    assert (whole.contexts == parts.contexts).all()
+    assert ContextModel.fit(whole) == ContextModel.fit(parts)
+
+
+def test_models_are_equal_by_what_they_say_and_cannot_be_written_to():
+    model, same = (ContextModel.of(TEXT, order=1) for _ in range(2))
+    other = ContextModel.of(TEXT, order=2)
+    again = pickle.loads(pickle.dumps(model))
+    read = ContextModel.from_bytes(model.to_bytes())
+    assert model == same == again == read != other
+    assert len({model, same, again, read, other}) == 2
+    assert model in [other, model]
+    for array in (model.frequencies, read.frequencies, model.levels):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_loops_run_where_nothing_can_be_cached():
+    script = (
+        "import numba\n"
+        "njit = numba.njit\n"
+        "def refusing(*args, cache=False, **kwargs):\n"
+        "    if cache: raise RuntimeError('cannot cache function: no locator available')\n"
+        "    return njit(*args, **kwargs)\n"
+        "numba.njit = refusing\n"
+        "from xent.coding import compress, decompress\n"
+        "assert decompress(compress(b'abcabc' * 99, order=1)) == b'abcabc' * 99\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_without_numba_it_is_said_what_to_install():
+    script = (
+        "import sys\n"
+        "sys.modules['numba'] = None\n"
+        "from xent.coding import prequential\n"
+        "from xent.cli import main\n"
+        "sys.exit(main(['code', 'account', sys.executable]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"pip install 'xent[coding]'" in done.stderr
+    assert b"Traceback" not in done.stderr

@@ -591,3 +591,9 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(MissingExtraError, match=r"scikit-learn.*xent\[models\]"):
         prequential(Counting(), rows(Y), Y)
+
+
+def test_labels_that_fall_together_in_one_dtype_are_refused():
+    y = [0.5, 2**53, 2**53 + 1, 1] * 12
+    with pytest.raises(TargetError, match=r"9007199254740992 and 9007199254740993"):
+        prequential(DummyClassifier(), np.zeros((len(y), 1)), y)

@@ -44,7 +44,7 @@ def replacing(path: Path, flag: str) -> Iterator[Path]:
     except OSError as error:
         raise OptionError(
             f"{flag} must name a file that can be written: {str(path)!r} cannot: "
-            f"{error.strerror}. Hint: choose another folder."
+            f"{error.strerror or error}. Hint: choose another folder."
         ) from None
 
 

@@ -44,6 +44,7 @@ def add_to(app: Typer) -> None:
         None, metavar="MODEL", help="What `xent code train` wrote; by default a model of FILE's."
     )
     order = typer.Option(2, help="How many bytes before a byte the model looks at: 0, 1 or 2.")
+    own_order = typer.Option(None, help="Of a model of FILE's own: 0, 1 or 2. [2]")
     threads = typer.Option(None, help="Blocks at a time. [as many as cores]")
     only = typer.Option("*", metavar="PATTERN", help="Files of folders, such as '*.py'.")
     json = typer.Option(
@@ -55,7 +56,7 @@ def add_to(app: Typer) -> None:
         file: Path = file,
         output: Path = output,
         model: Path | None = model,
-        order: int = order,
+        order: int | None = own_order,
         threads: int | None = threads,
     ) -> None:
         """Write FILE's code, decode it again to be sure, and only then give it its name."""
@@ -74,7 +75,9 @@ def add_to(app: Typer) -> None:
     @group.command()
     def train(
         files: list[Path] = files,
-        output: Path = output,
+        output: Path = typer.Option(
+            ..., "--output", "-o", metavar="MODEL", help="Where the model goes."
+        ),
         order: int = order,
         only: str = only,
     ) -> None:
@@ -85,7 +88,7 @@ def add_to(app: Typer) -> None:
     def account(
         file: Path = file,
         model: Path | None = model,
-        order: int = order,
+        order: int | None = own_order,
         json: str | None = json,
     ) -> None:
         """Say where the bytes of FILE's code go; FILE may be such a code itself."""
@@ -151,18 +154,37 @@ def _say(output: Path, text: str) -> None:
         sys.stdout.write(text)
 
 
+def _order(asked: int | None, model: Path | None) -> int:
+    """Return the order of a model of the file's own; a model that is given has its own."""
+    if asked is not None and model is not None:
+        raise OptionError(
+            f"--order and --model must not both be given: got {asked} and {str(model)!r}. "
+            "Hint: a model has an order already; `xent code train --order` chooses it."
+        )
+    return 2 if asked is None else asked
+
+
+def _require_file(path: Path, flag: str, *sources: Path) -> None:
+    if str(path) == "-":
+        raise OptionError(f"{flag} must name a file: got '-'. Hint: give it a name.")
+    require_target(path, flag, *sources, hint="make the folder first.")
+
+
 def _check_output(output: Path, *sources: Path) -> None:
     if str(output) != "-":
         require_target(output, "--output", *sources, hint=_FOLDER)
 
 
-def _compress(file: Path, output: Path, model: Path | None, order: int, threads: int | None) -> int:
+def _compress(
+    file: Path, output: Path, model: Path | None, order: int | None, threads: int | None
+) -> int:
     from xent.coding.files import compress_file
 
+    used = _order(order, model)
     _check_output(output, file, *([] if model is None else [model]))
     with _progress("compressing") as progress:
         written = compress_file(
-            file, output, model=_model(model), order=order, threads=threads, progress=progress
+            file, output, model=_model(model), order=used, threads=threads, progress=progress
         )
     length, total = written.header.length, written.total_bytes
     share = f", {8.0 * total / length:.4f} bits for each" if length else ""
@@ -185,9 +207,9 @@ def _decompress(file: Path, output: Path, model: Path | None, threads: int | Non
 def _train(files: list[Path], output: Path, order: int, only: str) -> int:
     from xent.coding.files import train_model
 
-    require_target(output, "--output", *files, hint="make the folder first.")
+    _require_file(output, "--output", *files)
     with _progress("training") as progress:
-        model, size = train_model(files, order=order, only=only, progress=progress)
+        model, size = train_model(files, order=order, only=only, without=output, progress=progress)
     model.save(output)
     sys.stdout.write(
         f"order {model.order}, {model.levels.size:,} rows from {size:,} bytes; "
@@ -196,12 +218,12 @@ def _train(files: list[Path], output: Path, order: int, only: str) -> int:
     return OK
 
 
-def _account(file: Path, model: Path | None, order: int, target: str | None) -> int:
+def _account(file: Path, model: Path | None, order: int | None, target: str | None) -> int:
     from xent.coding.files import account_file
     from xent.report.code_text import render_accounting
 
     check_json(target, file, *([] if model is None else [model]))
-    told = account_file(file, model=_model(model), order=order)
+    told = account_file(file, model=_model(model), order=_order(order, model))
     if target != "-":
         sys.stdout.write(render_accounting(told))
     if target is not None:
@@ -216,10 +238,11 @@ def _matrix(files: list[Path], order: int, only: str, svg: Path | None, target: 
 
     check_json(target, *files)
     if svg is not None:
-        require_target(svg, "--svg", *files, hint="make the folder first.")
+        _require_file(svg, "--svg", *files)
     names = _names(files)
     found = cross_entropy_matrix(
-        {name: read_all(file, only) for name, file in zip(names, files, strict=True)}, order=order
+        {name: read_all(file, only, without=svg) for name, file in zip(names, files, strict=True)},
+        order=order,
     )
     if svg is not None:
         from xent.report.code_plots import heat_map
@@ -261,22 +284,29 @@ def _classify(
             f"--models must name a folder of two NAME.model files or more: got {str(models)!r} "
             f"with {len(known)}. Hint: `xent code train FILES -o {models}/NAME.model` for each."
         )
-    each = [file for path in files for file in files_below(path, only)]
+    each = [file for path in files for file in files_below(path, only, without=output)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     truth = ["label"] if labels == "folder" else []
     writer.writerow(["id", *truth, "predicted", *(f"p_{name}" for name in known)])
+    empty = 0
     for file in each:
-        found = classify(read_all(file), known, **options)
+        data = read_all(file)
+        if not data:  # says nothing of what it is
+            empty += 1
+            continue
+        found = classify(data, known, **options)
         own = [_folder_of(file, list(known))] if truth else []
         shares = (repr(found.probabilities[name]) for name in known)
         writer.writerow([str(file), *own, found.name, *shares])
-    data = table.getvalue().encode("utf-8", errors="surrogateescape")
+    text = table.getvalue()
     if str(output) == "-":
-        sys.stdout.write(data.decode("utf-8", errors="replace"))
+        sys.stdout.write(text)
     else:
-        write_whole(output, data, "--output")
-        sys.stdout.write(f"{len(each):,} files labelled; the table is {output}\n")
+        write_whole(output, text.encode("utf-8", errors="surrogateescape"), "--output")
+        sys.stdout.write(f"{len(each) - empty:,} files labelled; the table is {output}\n")
+    if empty:
+        print(f"xent: left out, because empty: {empty:,}", file=sys.stderr)  # noqa: T201
     return OK
 
 

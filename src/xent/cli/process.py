@@ -60,14 +60,27 @@ def guarded(work: Callable[[], int]) -> int:
         print(f"xent: {error}", file=sys.stderr)  # noqa: T201
         return ERROR
     except BrokenPipeError:
-        # Python flushes standard output once more at exit; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return PIPE_CLOSED
+    except OSError as error:  # a full disk behind standard output, for example
+        where = f"{error.filename!r}: " if error.filename is not None else ""
+        print(  # noqa: T201
+            f"xent: the system must read and write what it is asked to: got {where}"
+            f"{error.strerror or error}. Hint: is a disk full?",
+            file=sys.stderr,
+        )
+        _discard_output()
+        return ERROR
     except _Ended as ended:
         return 128 + ended.number
     except KeyboardInterrupt:
         return INTERRUPTED
     return status
+
+
+def _discard_output() -> None:
+    """Let what Python flushes once more at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

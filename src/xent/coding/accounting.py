@@ -14,12 +14,14 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from xent.coding.container import (
     BLOCK_HEADER,
     BLOCK_SIZE,
     Header,
+    Source,
+    check_model,
     compress_stream,
     decompress_stream,
     model_of,
@@ -32,7 +34,8 @@ __all__ = ["PARTS", "Accounting", "account", "account_stream"]
 
 PARTS = {
     "payload": "n·H(P, Q): what the model predicts",
-    "integer_rounding": "n·(H(P, Q̂) − H(P, Q)): frequencies are whole numbers",
+    "integer_rounding": "n·(H(P, Q̂) − H(P, Q)): frequencies are whole numbers; a shared model is "
+    "its whole frequencies, so that Q is Q̂",
     "padding": "the states that blocks end in, beyond what they hold",
     "tables": "the model, or its fingerprint",
     "headers": "lengths and checksums, of the file and of its blocks",
@@ -174,7 +177,7 @@ class _Counting:
 
 
 def account_stream(
-    source: BinaryIO,
+    source: Source,
     *,
     model: ContextModel | None = None,
     order: int = 2,
@@ -182,6 +185,7 @@ def account_stream(
     coded: bool = False,
 ) -> Accounting:
     """Return where the bytes of a stream's code go; see `account`."""
+    check_model(model)
     start = source.tell()
     if coded:
         header = read_header(source)
@@ -211,7 +215,8 @@ def account_stream(
 
 def _accounted(header: Header, code_bytes: int, model: ContextModel, counts: Counts) -> Accounting:
     price = model.price_of(counts)
-    exact = price if model.weights is None else model.price_of(counts, rounded=False)
+    known = not header.shared and model.weights is not None
+    exact = model.price_of(counts, rounded=False) if known else price
     payload = math.floor(exact * _FRACTION) / _FRACTION
     rounding = math.floor((price - exact) * _FRACTION) / _FRACTION
     headers = header.size - len(header.model) + BLOCK_HEADER * header.blocks

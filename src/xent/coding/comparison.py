@@ -1,20 +1,21 @@
 r"""Whose language is it: the cross-entropy of each file under the model of each other.
 
 A model is fitted to each file, and says what every file costs with it, in bits a byte. A file is
-closest to the one whose model codes it shortest. This is done on prices, to the bit what
-`xent.coding.compress` would pay, and nothing is encoded.
+closest to the one whose model codes it shortest. This is done on prices, those of a file as one
+block, and nothing is encoded.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from xent.coding.context_model import ContextModel, Counts, as_bytes
+from xent.coding.context_model import ContextModel, Counts, as_bytes, whole_number
 from xent.errors import OptionError
 
 __all__ = ["BLOCK", "TEMPERATURE", "Classified", "Matrix", "classify", "cross_entropy_matrix"]
@@ -25,7 +26,7 @@ BLOCK, TEMPERATURE = 256, 8.0
 """Bytes of a block of evidence, and what its nats are divided by, where the caller names none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matrix:
     """Cross-entropies of files under each other's models.
 
@@ -55,7 +56,18 @@ class Matrix:
         return np.maximum(0.0, self.bits - self.entropies[:, None])
 
     def closest(self, name: str) -> tuple[str, float]:
-        """Return the other file whose model codes a file shortest, and the bits a byte."""
+        """Return the other file whose model codes a file shortest, and the bits a byte.
+
+        Raises
+        ------
+        OptionError
+            If there is no such file.
+        """
+        if name not in self.names:
+            raise OptionError(
+                f"name must be that of a file: got {name!r}. Hint: there are "
+                f"{', '.join(self.names)}."
+            )
         row = self.names.index(name)
         others = [i for i in range(len(self.names)) if i != row]
         best = min(others, key=lambda i: self.bits[row, i])
@@ -108,17 +120,18 @@ def cross_entropy_matrix(files: Mapping[str, Any], *, order: int = 2) -> Matrix:
             "Hint: `xent code account` looks at one."
         )
     counted = {}
+    sizes = []
     for name, data in files.items():
         counted[name] = Counts(order)
         counted[name].add(_some(name, data))
-    sizes = tuple(counts.total for counts in counted.values())
+        sizes.append(counted[name].total)  # which gathers the contexts that are there
     bits = np.empty((len(files), len(files)))
     for column, own in enumerate(counted.values()):
         model = ContextModel.fit(own)
         for row, counts in enumerate(counted.values()):
             bits[row, column] = model.price_of(counts) / sizes[row]
     entropies = [c.entropy_bits() / size for c, size in zip(counted.values(), sizes, strict=True)]
-    return Matrix(tuple(files), int(order), bits, np.array(entropies), sizes)
+    return Matrix(tuple(files), int(order), bits, np.array(entropies), tuple(sizes))
 
 
 def _some(name: str, data: Any) -> Array:
@@ -155,7 +168,7 @@ def classify(
     models: Mapping[str, ContextModel],
     *,
     block: int = BLOCK,
-    temperature: float = TEMPERATURE,
+    temperature: Any = TEMPERATURE,
 ) -> Classified:
     r"""Return which model codes bytes shortest, and how probable each is.
 
@@ -168,7 +181,7 @@ def classify(
     block
         Bytes of a block of evidence.
     temperature
-        What the nats of a block are divided by.
+        What the nats of a block are divided by; above 0.
 
     Notes
     -----
@@ -200,19 +213,21 @@ def classify(
             f"there must be two models or more to choose from: got {len(models)}. "
             "Hint: `xent code train FILES -o NAME.model` makes one for each."
         )
-    if isinstance(block, bool) or block < 1:
-        raise OptionError(f"block must be 1 byte or more: got {block!r}. Hint: {BLOCK} is usual.")
-    if not (0.0 < temperature < math.inf):
+    block = whole_number("block", block, 1, 2**62, f"{BLOCK} is usual.")
+    heat = float(temperature) if isinstance(temperature, numbers.Real) else math.nan
+    if not 0.0 < heat < math.inf:
         raise OptionError(
             f"temperature must be above 0 and finite: got {temperature!r}. "
             f"Hint: {TEMPERATURE:g} is usual, and 1 is none."
         )
     own = _some("data", data)
     prices = np.stack([model.piece_prices(own, block) for model in models.values()], axis=1)
-    nats = prices * (math.log(2.0) / temperature)
-    least = nats.min(axis=1, keepdims=True)
+    least = prices.min(axis=1, keepdims=True)
     # Of a block that no model has a code for, nothing is learned.
-    shares = np.exp(-np.where(np.isinf(least), 0.0, nats - np.where(np.isinf(least), 0.0, least)))
+    none = np.isinf(least)
+    more = np.where(none, 0.0, prices - np.where(none, 0.0, least))
+    with np.errstate(over="ignore"):  # beyond all numbers is ∞, and its share 0
+        shares = np.exp(-more * math.log(2.0) / heat)
     shares /= shares.sum(axis=1, keepdims=True)
     sizes = np.full(prices.shape[0], float(block))
     sizes[-1] = own.size - block * (prices.shape[0] - 1)

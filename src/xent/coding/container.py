@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from xent.coding.checksum import crc32c
-from xent.coding.context_model import ContextModel, Counts, as_bytes
+from xent.coding.context_model import ContextModel, Counts, as_bytes, whole_number
 from xent.coding.stream import decode_block, encode_block
 from xent.coding.stream_loops import LANES
 from xent.errors import CodeError, ModelError, OptionError
@@ -30,7 +30,9 @@ __all__ = [
     "Header",
     "Progress",
     "Sink",
+    "Source",
     "Written",
+    "check_model",
     "compress",
     "compress_stream",
     "decompress",
@@ -127,6 +129,19 @@ class Written:
         return self.header.size + BLOCK_HEADER * self.header.blocks + self.code_bytes
 
 
+class Source(Protocol):
+    """Where bytes come from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes, none at the end."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """Go to a place, for what is read twice."""
+
+    def tell(self) -> int:
+        """Return the place."""
+
+
 class Sink(Protocol):
     """Where bytes go."""
 
@@ -191,7 +206,7 @@ def compress(
 
 
 def compress_stream(
-    source: BinaryIO,
+    source: Source,
     sink: Sink,
     *,
     model: ContextModel | None = None,
@@ -211,18 +226,16 @@ def compress_stream(
     model, order, block_size, threads
         As for `compress`.
     progress
-        What is told how many bytes are done, of how many; each counts twice.
+        What is told how many bytes are done, of how many: in the first pass half of them.
 
     Raises
     ------
     CodeError
         Also if the source was not the same when it was read again.
     """
-    if isinstance(block_size, bool) or not 1 <= block_size <= LARGEST_BLOCK:
-        raise OptionError(
-            f"block_size must be 1 to {LARGEST_BLOCK} bytes: got {block_size!r}. "
-            f"Hint: the default is {BLOCK_SIZE}."
-        )
+    hint = f"the default is {BLOCK_SIZE}."
+    block_size = whole_number("block_size", block_size, 1, LARGEST_BLOCK, hint)
+    check_model(model)
     start = source.tell()
     total = source.seek(0, io.SEEK_END) - start
     source.seek(start)
@@ -232,7 +245,7 @@ def compress_stream(
         length, checksum = length + len(block), crc32c(block, checksum)
         if counts is not None:
             counts.add(block)
-        progress(length, 2 * total)
+        progress(length // 2, total)
     used = ContextModel.fit(counts, escape=False) if counts is not None else model
     assert used is not None
     header = Header(
@@ -252,13 +265,22 @@ def compress_stream(
         code_bytes += len(code)
         sink.write(len(code).to_bytes(4, "little") + crc32c(block).to_bytes(4, "little"))
         sink.write(code)
-        progress(length + done, 2 * total)
+        progress((length + done) // 2, total)
     if (again, done) != (checksum, length):
         raise CodeError(
             f"the input must stay as it is while it is read: {length} bytes were counted, and then "
             f"{done} others came. Hint: compress a copy of a file that is still written to."
         )
     return Written(header, code_bytes, used, counts)
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no model, such as the name of its file."""
+    if model is not None and not isinstance(model, ContextModel):
+        raise OptionError(
+            f"model must be a ContextModel: got {type(model).__name__}. "
+            "Hint: ContextModel.load(path) reads one."
+        )
 
 
 @contextmanager
@@ -270,13 +292,13 @@ def _told(number: int, block_size: int) -> Iterator[None]:
         raise CodeError(f"block {number}, from byte {number * block_size}: {error}") from None
 
 
-def _blocks(source: BinaryIO, block_size: int) -> Iterator[bytes]:
+def _blocks(source: Source, block_size: int) -> Iterator[bytes]:
     """Read blocks, each whole but the last, however few bytes a read returns."""
     while block := read_whole(source, block_size):
         yield block
 
 
-def read_whole(source: BinaryIO, size: int) -> bytes:
+def read_whole(source: Source, size: int) -> bytes:
     """Return that many bytes, or what there is; memory grows with what comes, not with `size`."""
     parts, left = [], size
     while left and (part := source.read(min(left, 1 << 20))):
@@ -311,9 +333,7 @@ def _threads(asked: int | None) -> int:
     if asked is None:
         own = getattr(os, "sched_getaffinity", None)  # Linux only
         return len(own(0)) if own is not None else os.cpu_count() or 1
-    if isinstance(asked, bool) or asked < 1:
-        raise OptionError(f"threads must be 1 or more: got {asked!r}. Hint: leave it out.")
-    return asked
+    return whole_number("threads", asked, 1, 1024, "left out, it is how many cores there are.")
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -349,7 +369,7 @@ def decompress(
     return sink.getvalue()
 
 
-def read_header(source: BinaryIO) -> Header:
+def read_header(source: Source) -> Header:
     """Read and check what stands before the blocks.
 
     Raises
@@ -379,12 +399,18 @@ def read_header(source: BinaryIO) -> Header:
         and (number["shared"] == 0 or model_size == 32)
     )
     if not possible:
-        raise CodeError(f"the header has numbers that no header has: {number}. {_DAMAGED}")
+        raise CodeError(
+            f"the header has numbers that no header has, from byte 9 on: {fixed[9:].hex(' ')}. "
+            f"{_DAMAGED}"
+        )
     rest = read_whole(source, model_size + 4)
     _require_bytes(rest, model_size + 4, _FIXED, "the model")
     model, check = rest[:-4], int.from_bytes(rest[-4:], "little")
     if crc32c(fixed + model) != check:
-        raise CodeError(f"the header and the model must match their checksum. {_DAMAGED}")
+        raise CodeError(
+            "the header and the model must match their checksum, at byte "
+            f"{_FIXED + model_size}. {_DAMAGED}"
+        )
     return Header(
         bool(number["shared"]), number["block"], number["length"], number["checksum"], model
     )
@@ -433,7 +459,7 @@ def model_of(header: Header, model: ContextModel | None) -> ContextModel:
 
 
 def decompress_stream(
-    source: BinaryIO,
+    source: Source,
     sink: Sink | None,
     *,
     model: ContextModel | None = None,
@@ -461,6 +487,7 @@ def decompress_stream(
     CodeError, ModelError
         As `decompress` does.
     """
+    check_model(model)
     header = read_header(source)
     used = model_of(header, model)
 
@@ -486,9 +513,7 @@ def decompress_stream(
     return header
 
 
-def _codes(
-    source: BinaryIO, header: Header, model: ContextModel
-) -> Iterator[tuple[int, int, bytes]]:
+def _codes(source: Source, header: Header, model: ContextModel) -> Iterator[tuple[int, int, bytes]]:
     """Read the code of each block, with the block's size and checksum."""
     at = header.size
     for number in range(header.blocks):

@@ -14,6 +14,7 @@ bits. A context has a row of its own only where that makes rows and symbols toge
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from xent.coding.stream_loops import ESCAPE, PRECISION
 from xent.errors import ModelError, OptionError
 from xent.files import write_whole
 
-__all__ = ["MAX_ORDER", "ContextModel", "Counts", "as_bytes"]
+__all__ = ["MAX_ORDER", "ContextModel", "Counts", "as_bytes", "check_order", "whole_number"]
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -49,7 +50,9 @@ def as_bytes(data: Any) -> Array:
     if isinstance(data, np.ndarray):
         if data.dtype == np.uint8 and data.ndim == 1:
             return np.ascontiguousarray(data)
-    elif isinstance(data, bytes | bytearray | memoryview):
+    elif isinstance(data, memoryview):
+        return np.frombuffer(data.tobytes() if not data.c_contiguous else data, np.uint8)
+    elif isinstance(data, bytes | bytearray):
         return np.frombuffer(data, np.uint8)
     what = f"an array of {data.dtype}" if isinstance(data, np.ndarray) else type(data).__name__
     raise OptionError(
@@ -58,14 +61,26 @@ def as_bytes(data: Any) -> Array:
     )
 
 
-def check_order(order: int) -> int:
-    """Return an order, refused where there is none such."""
-    if isinstance(order, bool) or order not in range(MAX_ORDER + 1):
+def whole_number(name: str, value: Any, least: int, most: int, hint: str) -> int:
+    """Return an option as a whole number, refused outside its domain.
+
+    Raises
+    ------
+    OptionError
+        If it is no whole number, or too small or large.
+    """
+    known = not isinstance(value, bool | np.bool_) and hasattr(value, "__index__")
+    found = operator.index(value) if known else 0
+    if not known or not least <= found <= most:
         raise OptionError(
-            f"order must be 0, 1 or 2: got {order!r}. Hint: it is how many bytes before a byte are "
-            "looked at."
+            f"{name} must be a whole number from {least} to {most}: got {value!r}. Hint: {hint}"
         )
-    return int(order)
+    return found
+
+
+def check_order(order: Any) -> int:
+    """Return an order, refused where there is none such."""
+    return whole_number("order", order, 0, MAX_ORDER, "how many bytes before a byte are looked at.")
 
 
 class Counts:
@@ -80,41 +95,78 @@ class Counts:
     ----------
     order
         As given.
-    table
-        Counts, int64, of shape (256^order, 256); the number of a context has its last byte lowest.
     """
 
     def __init__(self, order: int) -> None:
         self.order = check_order(order)
-        self.table = np.zeros((256**self.order, 256), np.int64)
+        size = 256**self.order
+        self._table = np.zeros((size, 256), np.int64)
+        self._seen = np.zeros(size, np.uint8)
+        self._contexts: Array | None = None
+        self._rows: Array | None = None
 
     def add(self, block: Any) -> None:
         """Count a block as `xent.coding.encode_block` sees it: eight lanes, each by itself."""
-        stream_loops.count(as_bytes(block), self.table.shape[0] - 1, self.table)
+        if self._contexts is not None:
+            self._spread()
+        stream_loops.count(as_bytes(block), self._seen.size - 1, self._table, self._seen)
+
+    def _spread(self) -> None:
+        """Have a place for every context again."""
+        table = np.zeros((self._seen.size, 256), np.int64)
+        table[self.contexts] = self.rows
+        self._table, self._contexts, self._rows = table, None, None
+
+    def _gather(self) -> None:
+        """Keep the contexts that have counts: most of 65 536 have none."""
+        if self._contexts is None:
+            self._contexts = np.flatnonzero(self._seen)
+            self._rows = self._table[self._contexts]
+            self._table = np.zeros((0, 256), np.int64)
+
+    @property
+    def contexts(self) -> Array:
+        """The contexts that have counts, ascending: the last byte lowest.  int64 (n,)."""
+        self._gather()
+        assert self._contexts is not None
+        return self._contexts
+
+    @property
+    def rows(self) -> Array:
+        """How often each byte follows each of `contexts`: int64 (n, 256)."""
+        self._gather()
+        assert self._rows is not None
+        return self._rows
 
     @property
     def total(self) -> int:
         """How many bytes were counted."""
-        return int(self.table.sum())
+        return int(self.rows.sum())
 
     def entropy_bits(self) -> float:
         """Return what the bytes cost, in bits, under the relative frequencies of their contexts."""
-        rows = self.table[self.table.any(axis=1)].astype(np.float64)
+        rows = self.rows.astype(np.float64)
         totals = rows.sum(axis=1, keepdims=True)
         where = rows > 0
         surprise = np.log2(np.divide(totals, rows, where=where, out=np.ones_like(rows)))
         return float(np.sum(rows * surprise))
 
 
-def _shorter(table: Array, order: int) -> list[Array]:
-    """Return the counts by contexts of 0, 1, … bytes."""
-    tables = [table]
-    for k in range(order, 0, -1):  # the byte farthest back is the highest
-        tables.insert(0, tables[0].reshape(256, 256 ** (k - 1), 256).sum(axis=0))
-    return tables
+def _shorter(counts: Counts) -> list[tuple[Array, Array]]:
+    """Return contexts of 0, 1, … bytes, and their counts."""
+    found = [(counts.contexts, counts.rows)]
+    for level in range(counts.order - 1, -1, -1):  # the byte farthest back is the highest
+        contexts, rows = found[0]
+        ends, place = np.unique(contexts % 256**level, return_inverse=True)
+        sums = np.zeros((ends.size, 256), np.int64)
+        np.add.at(sums, place, rows)
+        found.insert(0, (ends, sums))
+    if found[0][0].size == 0:  # of nothing there is a row, too
+        found[0] = np.zeros(1, np.int64), np.zeros((1, 256), np.int64)
+    return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ContextModel:
     """A model of bytes given the bytes before them, in whole frequencies.
 
@@ -146,7 +198,19 @@ class ContextModel:
     contexts: Array = field(repr=False)
     bits: Array = field(repr=False)
     frequencies: Array = field(repr=False)
-    weights: Array | None = field(default=None, repr=False, compare=False)
+    weights: Array | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        # The loops trust them: what the coder is told must stay what was checked.
+        for array in (self.levels, self.contexts, self.bits, self.frequencies, self.weights):
+            if array is not None:
+                array.flags.writeable = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ContextModel) and self._bytes == other._bytes
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
 
     # ---- making one ------------------------------------------------------------------------------
 
@@ -190,24 +254,22 @@ class ContextModel:
             with frequencies of several precisions, rare bytes left to the parent or not.
         """
         kept: list[tuple[int, int, int, Array, Array]] = []
-        above = np.full((1, 256), 8.0)  # a plain byte
-        for level, table in enumerate(_shorter(counts.table, counts.order)):
-            prices = np.tile(above, (table.shape[0] // above.shape[0], 1))
-            for context in np.flatnonzero(table.any(axis=1)) if level else [0]:
+        shorter, above = np.zeros(1, np.int64), np.full((1, 256), 8.0)  # a plain byte
+        for level, (contexts, rows) in enumerate(_shorter(counts)):
+            ends = contexts % 256 ** max(0, level - 1)
+            prices = above[np.searchsorted(shorter, ends)]
+            for context, own, price in zip(contexts.tolist(), rows, prices, strict=True):
                 row, weights = np.zeros(ESCAPE + 1, np.int32), np.zeros(ESCAPE + 1)
-                parent = above[context % above.shape[0]]
-                bits = row_loops.choose_row(
-                    table[context], parent, escape, level == 0, row, weights
-                )
+                bits = row_loops.choose_row(own, price, escape, level == 0, row, weights)
                 if bits >= 0:
                     row <<= PRECISION - bits
-                    row_loops.price_row(row.astype(np.float64), parent, prices[context])
-                    kept.append((level, int(context), bits, row, weights))
-            above = prices
-        levels, contexts, all_bits, rows, exact = zip(*kept, strict=True)
+                    row_loops.price_row(row.astype(np.float64), price.copy(), price)
+                    kept.append((level, context, bits, row, weights))
+            shorter, above = contexts, prices
+        levels, numbers, all_bits, frequencies, exact = zip(*kept, strict=True)
         return cls(
-            counts.order, np.array(levels), np.array(contexts), np.array(all_bits),
-            np.stack(rows), np.stack(exact),
+            counts.order, np.array(levels), np.array(numbers), np.array(all_bits),
+            np.stack(frequencies), np.stack(exact),
         )  # fmt: skip
 
     # ---- what a coder needs ----------------------------------------------------------------------
@@ -243,7 +305,7 @@ class ContextModel:
 
     @cached_property
     def _starts(self) -> Array:
-        return np.cumsum(self.frequencies, axis=1) - self.frequencies
+        return np.cumsum(self.frequencies, axis=1, dtype=np.int32) - self.frequencies
 
     @cached_property
     def codes(self) -> Array:
@@ -262,7 +324,8 @@ class ContextModel:
         counts = np.bincount(rows, minlength=self.levels.size)
         firsts = (np.cumsum(counts) - counts).astype(np.int64)
         starts, sizes = self._starts[rows, symbols], self.frequencies[rows, symbols]
-        entries = (starts | (sizes << 16) | (symbols << 32)).astype(np.uint64)
+        entries = (starts | (sizes << 16)).astype(np.uint64)
+        entries |= symbols.astype(np.uint64) << np.uint64(32)
         shift = 0 if self.levels.size <= FEW_ROWS else PRECISION - 8
         edges = np.arange(0, 1 << PRECISION, 1 << shift)
         buckets = np.empty((self.levels.size, edges.size), np.uint16)
@@ -324,9 +387,8 @@ class ContextModel:
                 "rounded=False needs a model that was fitted here: got one that was read. "
                 "Hint: files hold the frequencies, not what they were rounded from."
             )
-        seen = np.flatnonzero(counts.table.any(axis=1))
-        table, prices = counts.table[seen], prices[self.row_of[seen]]
-        return float(np.sum(table * np.where(table > 0, prices, 0.0)))
+        own = prices[self.row_of[counts.contexts]]
+        return float(np.sum(counts.rows * np.where(counts.rows > 0, own, 0.0)))
 
     def piece_prices(self, data: Any, size: int) -> Array:
         """Return what each piece of `size` bytes costs in bits, one behind the other."""

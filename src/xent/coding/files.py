@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,8 +46,41 @@ STANDARD = Path("-")
 """The name of standard input and output."""
 
 
+class _Source:
+    """A file that is read, whose failures name it; output has errors of its own."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read bytes."""
+        with _reading(self._name):
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place."""
+        with _reading(self._name):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place."""
+        with _reading(self._name):
+            return self._file.tell()
+
+
 @contextmanager
-def opened(path: Path, *, twice: bool) -> Iterator[BinaryIO]:
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(
+            f"FILE must be a file that can be read: {name!r} cannot: {error.strerror or error}. "
+            "Hint: '-' reads standard input."
+        ) from None
+
+
+@contextmanager
+def opened(path: Path, *, twice: bool) -> Iterator[_Source]:
     """Give a file's bytes; `twice` says that they are read more than once.
 
     Raises
@@ -55,49 +88,47 @@ def opened(path: Path, *, twice: bool) -> Iterator[BinaryIO]:
     OptionError
         If it cannot be read.
     """
-    if path != STANDARD:
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise OptionError(
-                f"FILE must be a file that can be read: {str(path)!r} cannot: {error.strerror}. "
-                "Hint: '-' reads standard input."
-            ) from None
-        with file:
-            if file.seekable() or not twice:
-                yield file
-                return
-            with _spooled(file) as copy:
-                yield copy
+    if path == STANDARD:
+        if sys.stdin is None:
+            raise OptionError("standard input must be open: it is closed. Hint: name a file.")
+        source = _Source(sys.stdin.buffer, "standard input")
+        with _spooled(source) if twice else nullcontext(source) as given:
+            yield given
         return
-    if twice:
-        with _spooled(sys.stdin.buffer) as copy:
-            yield copy
-    else:
-        yield sys.stdin.buffer
+    with _reading(str(path)):
+        file = path.open("rb")
+    with file:
+        source = _Source(file, str(path))
+        with _spooled(source) if twice and not file.seekable() else nullcontext(source) as given:
+            yield given
 
 
 @contextmanager
-def _spooled(source: BinaryIO) -> Iterator[BinaryIO]:
+def _spooled(source: _Source) -> Iterator[_Source]:
     with tempfile.TemporaryFile(prefix="xent-") as copy:
-        shutil.copyfileobj(source, copy, 1 << 20)
+        while block := source.read(1 << 20):
+            copy.write(block)
         copy.seek(0)
-        yield copy
+        yield _Source(copy, "a temporary copy")
 
 
 @contextmanager
 def _written(path: Path) -> Iterator[BinaryIO]:
     """Give where to write and read again; it becomes the file, or is printed, when all is well."""
-    if path == STANDARD:
-        with tempfile.TemporaryFile(prefix="xent-") as copy:
-            yield copy
-            copy.seek(0)
+    if path != STANDARD and not (path.exists() and not path.is_file()):
+        with replacing(path, "--output") as part, part.open("w+b") as file:
+            yield file
+            file.flush()
+        return
+    with tempfile.TemporaryFile(prefix="xent-") as copy:
+        yield copy
+        copy.seek(0)
+        if path == STANDARD:
             shutil.copyfileobj(copy, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
-        return
-    with replacing(path, "--output") as part, part.open("w+b") as file:
-        yield file
-        file.flush()
+            return
+        with path.open("wb") as device:  # or a pipe, which has nothing to keep
+            shutil.copyfileobj(copy, device, 1 << 20)
 
 
 def compress_file(
@@ -160,7 +191,7 @@ def decompress_file(
         If a file cannot be read or written.
     """
 
-    def decode(given: BinaryIO, sink: BinaryIO) -> Header:
+    def decode(given: _Source, sink: BinaryIO) -> Header:
         return decompress_stream(given, sink, model=model, threads=threads, progress=progress)
 
     with opened(source, twice=False) as given:
@@ -182,7 +213,7 @@ def account_file(
         return account_stream(given, model=model, order=order, block_size=block_size, coded=coded)
 
 
-def files_below(path: Path, only: str = "*") -> list[Path]:
+def files_below(path: Path, only: str = "*", *, without: Path | None = None) -> list[Path]:
     """Return a file, or the files of a folder and of those in it, sorted by name.
 
     Parameters
@@ -191,6 +222,8 @@ def files_below(path: Path, only: str = "*") -> list[Path]:
         The file or folder.
     only
         What the names of files in a folder look like.
+    without
+        A file that is not meant, where it lies in the folder: what the command itself writes.
 
     Raises
     ------
@@ -200,6 +233,8 @@ def files_below(path: Path, only: str = "*") -> list[Path]:
     if not path.is_dir():
         return [path]
     found = sorted(p for p in path.rglob(only) if p.is_file())
+    if without is not None:
+        found = [p for p in found if p.resolve() != without.resolve()]
     if not found:
         raise OptionError(
             f"a folder must hold files: {str(path)!r} holds none named {only!r}. "
@@ -208,19 +243,33 @@ def files_below(path: Path, only: str = "*") -> list[Path]:
     return found
 
 
-def read_all(path: Path, only: str = "*") -> bytes:
+def read_all(path: Path, only: str = "*", *, without: Path | None = None) -> bytes:
     """Return a file's bytes, or those of the files of a folder, one behind the other."""
     parts = []
-    for file in files_below(path, only):
+    for file in files_below(path, only, without=without):
         with opened(file, twice=False) as given:
             parts.append(given.read())
     return b"".join(parts)
 
 
 def train_model(
-    paths: Sequence[Path], *, order: int = 2, only: str = "*", progress: Progress = nothing
+    paths: Sequence[Path],
+    *,
+    order: int = 2,
+    only: str = "*",
+    without: Path | None = None,
+    progress: Progress = nothing,
 ) -> tuple[ContextModel, int]:
     """Fit a model to files and the files of folders, and return how many bytes they had.
+
+    Parameters
+    ----------
+    paths, only, without
+        As for `files_below`.
+    order
+        How many bytes before a byte the model looks at.
+    progress
+        What is told how many bytes are done, of how many.
 
     Raises
     ------
@@ -228,7 +277,9 @@ def train_model(
         If one cannot be read, or all are empty.
     """
     counts = Counts(order)
-    files: Iterable[Path] = [file for path in paths for file in files_below(path, only)]
+    files: Iterable[Path] = [
+        file for path in paths for file in files_below(path, only, without=without)
+    ]
     total = sum(file.stat().st_size for file in files if file != STANDARD and file.exists())
     done = 0
     for file in files:

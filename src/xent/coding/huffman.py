@@ -418,10 +418,13 @@ class HuffmanCode:
             indices[:] = self._order[0]
         elif count:
             table = self._table
-            place = huffman_loops.decode(
-                to_words(data), bits, table, table.size.bit_length() - 1, shortest, self._order,
-                self._above, self._last, self._escape, self._spare, self._number_bits, indices,
+            canonical = (
+                shortest, self._order, self._above, self._last, self._escape, self._spare,
+                self._number_bits,
             )  # fmt: skip
+            place = huffman_loops.decode(
+                to_words(data), bits, table, table.size.bit_length() - 1, canonical, indices
+            )
         require_end(int(place), bits, count)
         return self._alphabet.sequence(indices)
 

@@ -14,8 +14,9 @@ is longer than the index, or the escape.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from xent.coding.compiling import compiled
 
 __all__ = [
     "count",
@@ -37,20 +38,18 @@ _ONE = np.uint64(1)
 _LOW = np.uint64(0xFFFFFFFF)
 _LENGTH = np.uint32(31)
 
-_compile = numba.njit(nogil=True, cache=True, boundscheck=False)
-
 
 # ---- building ------------------------------------------------------------------------------------
 
 
-@_compile
+@compiled
 def count(data, counts):
     """Add how often each index occurs."""
     for i in range(data.size):
         counts[data[i]] += 1
 
 
-@_compile
+@compiled
 def tree_lengths(weights, lengths):
     """Write the depths of Huffman's tree for at least two weights in ascending order.
 
@@ -81,7 +80,7 @@ def tree_lengths(weights, lengths):
         lengths[i] = depths[parents[i] - n] + 1
 
 
-@_compile
+@compiled
 def limited_lengths(weights, limit, lengths):
     """Write the best lengths of at most `limit` for weights in ascending order: package-merge.
 
@@ -117,7 +116,7 @@ def limited_lengths(weights, limit, lengths):
         take = 2 * (take - leaves)
 
 
-@_compile
+@compiled
 def fill_table(order, lengths, escape, bits, table):
     """Fill the decoder's table of 2^bits entries from symbols and lengths by ascending codeword."""
     at = 0
@@ -134,7 +133,7 @@ def fill_table(order, lengths, escape, bits, table):
 # ---- writing -------------------------------------------------------------------------------------
 
 
-@_compile
+@compiled
 def measure(data, prices):
     """Return how many bits the indices take, −1 − i where the one at i has no codeword."""
     total = 0
@@ -146,7 +145,7 @@ def measure(data, prices):
     return total
 
 
-@_compile
+@compiled
 def _push(words, place, held, have, code, length):
     """Write at most 32 bits behind fewer than 32 that are held."""
     held = (held << length) | code
@@ -158,7 +157,7 @@ def _push(words, place, held, have, code, length):
     return place, held, have
 
 
-@_compile
+@compiled
 def _push_long(words, place, held, have, entry):
     """Write a codeword of any length: ones, and then its last 32 bits."""
     length = entry >> _WORD
@@ -169,7 +168,7 @@ def _push_long(words, place, held, have, entry):
     return _push(words, place, held, have, entry & _LOW, length)
 
 
-@_compile
+@compiled
 def encode(data, entries, longest, escape, numbers, number_bits, words):
     """Write the codewords of indices to words of 32 bits, the first bit highest.
 
@@ -192,7 +191,7 @@ def encode(data, entries, longest, escape, numbers, number_bits, words):
         words[place] = np.uint32((held << (_WORD - have)) & _LOW)
 
 
-@_compile
+@compiled
 def pack(numbers, width, words):
     """Write numbers of one width, at most 63 bits, to words of 32."""
     place = 0
@@ -210,16 +209,17 @@ def pack(numbers, width, words):
 # ---- reading -------------------------------------------------------------------------------------
 
 
-@_compile
+@compiled
 def _window(words, place):
     """Return the 64 bits from a place on; a word must follow the one that the place is in."""
     at, skip = place >> 6, np.uint64(place & 63)
     return (words[at] << skip) | ((words[at + 1] >> _ONE) >> (np.uint64(63) - skip))
 
 
-@_compile
-def _read(words, place, bits, shortest, order, above, last, escape, spare, number_bits):
+@compiled
+def _read(words, place, bits, canonical):
     """Read one symbol, bit by bit after the shortest length; return it, and the next place."""
+    shortest, order, above, last, escape, spare, number_bits = canonical
     length = shortest
     if place + length > bits:
         return 0, TOO_SHORT
@@ -245,11 +245,13 @@ def _read(words, place, bits, shortest, order, above, last, escape, spare, numbe
     return spare[number], place + number_bits
 
 
-@_compile
-def decode(
-    words, bits, table, table_bits, shortest, order, above, last, escape, spare, number_bits, data
-):
+@compiled
+def decode(words, bits, table, table_bits, canonical, data):
     """Read symbols from words of 64 bits, behind which a word or two of zeros stand.
+
+    `canonical` is what tells the longer codewords: the shortest length, the symbols in the order of
+    their codewords, for each length how many codewords lie above, and the place of the last one,
+    the escape, the symbols behind it, and the bits of their number.
 
     Returns how many bits were read, or `TOO_SHORT` or `NO_SYMBOL`. Four symbols are read from one
     window of 64 bits, as the table's codewords have at most 16; the others are read one by one.
@@ -274,9 +276,7 @@ def decode(
             if got < 4:
                 break
         if i < n:
-            symbol, place = _read(
-                words, place, bits, shortest, order, above, last, escape, spare, number_bits
-            )
+            symbol, place = _read(words, place, bits, canonical)
             if place < 0:
                 return place
             data[i] = symbol
@@ -284,7 +284,7 @@ def decode(
     return place
 
 
-@_compile
+@compiled
 def unpack(words, width, numbers):
     """Read numbers of one width, 1 to 63 bits, from words of 64 bits with one behind them."""
     for i in range(numbers.size):

@@ -400,7 +400,7 @@ def _labels(name: str, values: Any) -> Array:
                 "give them one of their own."
             )
         if 2 in kinds:
-            found = np.array(found.tolist())
+            found = _as_numbers(found, name)
     missing = np.flatnonzero(found != found)  # noqa: PLR0124
     if missing.size:
         raise TargetError(
@@ -408,6 +408,22 @@ def _labels(name: str, values: Any) -> Array:
             "Hint: drop rows without a label, or give them one of their own."
         )
     return found
+
+
+def _as_numbers(found: Array, name: str) -> Array:
+    """Return numbers in one dtype, refused where that would make one of two."""
+    values = found.tolist()
+    array = np.array(values)
+    held: dict[Any, Any] = {}
+    for value, number in zip(values, array.tolist(), strict=True):
+        other = held.setdefault(number, value)
+        if other != value and value == value:  # noqa: PLR0124
+            raise TargetError(
+                f"labels must stay different as {array.dtype}: got {other!r} and {value!r} in "
+                f"{name}, which are both {number!r} there. Hint: labels as texts, or of one kind "
+                "of number."
+            )
+    return array
 
 
 def _index(classes: Array) -> dict[Any, int]:

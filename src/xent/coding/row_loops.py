@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from xent.coding.compiling import compiled
 from xent.coding.stream_loops import ESCAPE, PRECISION
 
 __all__ = [
@@ -25,11 +25,10 @@ __all__ = [
     "write_value",
 ]
 
-_compile = numba.njit(nogil=True, cache=True, boundscheck=False)
 _SYMBOLS = ESCAPE + 1
 
 
-@_compile
+@compiled
 def gamma_bits(value):
     """Return how many bits Elias' gamma code takes for a number from 1."""
     bits = 1
@@ -39,7 +38,7 @@ def gamma_bits(value):
     return bits
 
 
-@_compile
+@compiled
 def quantize(weights, bits, out):
     """Round weights to whole frequencies that sum to 2^bits, in the way that costs least.
 
@@ -80,7 +79,7 @@ def quantize(weights, bits, out):
             loss[changed] = weights[changed] * math.log1p(1.0 / (out[changed] - 1))
 
 
-@_compile
+@compiled
 def _bits_of_row(frequencies):
     """Return what a row takes in a model, without its context."""
     last, known, bits = -1, 0, 4
@@ -92,8 +91,8 @@ def _bits_of_row(frequencies):
     return bits + gamma_bits(known) - gamma_bits(frequencies[last])
 
 
-@_compile
-def choose_row(counts, above, escape, always, out, told):
+@compiled
+def choose_row(counts, above, escape, always, out, exact):
     """Choose the frequencies of one context, or none.
 
     Parameters
@@ -108,7 +107,7 @@ def choose_row(counts, above, escape, always, out, told):
         Whether there must be a row: at full precision, whatever it takes.
     out
         The frequencies, of a sum of 2^bits.           (257,)
-    told
+    exact
         What they were rounded from.                   (257,)
 
     Returns
@@ -116,19 +115,25 @@ def choose_row(counts, above, escape, always, out, told):
     int
         The bits, or −1 where no row saves what it costs.
     """
-    total, parents, ideal = 0.0, 0.0, 0.0
+    total, parents = 0.0, 0.0
+    for s in range(256):
+        total += float(counts[s])
+        if counts[s] > 0:
+            parents += counts[s] * above[s]
+    if total == 0.0:
+        out[:], exact[:] = 0, 0.0
+        out[ESCAPE], exact[ESCAPE] = 1, 1.0
+        return 0 if always else -1
+    # No row takes less: each byte is told in it, no nearer to the last than it is, or goes to the
+    # parent.
+    least, last = 10.0, -1
     for s in range(256):
         n = float(counts[s])
         if n > 0.0:
-            total += n
-            parents += n * above[s]
-            ideal -= n * math.log2(n)
-    if total == 0.0:
-        out[:], told[:] = 0, 0.0
-        out[ESCAPE], told[ESCAPE] = 1, 1.0
-        return 0 if always else -1
-    ideal += total * math.log2(total)
-    if not always and parents <= ideal + 8.0:
+            told = gamma_bits(s - last) + 1.0
+            least += min(told + n * math.log2(total / n), n * above[s])
+            last = s
+    if not always and parents <= least:
         return -1
     best, chosen = np.inf if always else parents, -1
     trial, weights = np.zeros(_SYMBOLS, np.int32), np.zeros(_SYMBOLS)
@@ -139,26 +144,26 @@ def choose_row(counts, above, escape, always, out, told):
             continue
         last, before = bits, -1
         slot = total / (1 << bits)
-        for least in (0.0, 1.0, 2.0, 0.5 * slot, slot):  # what is so rare is left to the parent
-            kept = _keep(counts, escape, least, weights)
+        for rare in (0.0, 1.0, 2.0, 0.5 * slot, slot):  # what is so rare is left to the parent
+            kept = _keep(counts, escape, rare, weights)
             if kept == before:
                 continue
             before = kept
             cost = _cost_of_row(counts, above, bits, weights, trial)
             if cost < best:
                 best, chosen = cost, bits
-                out[:], told[:] = trial, weights
+                out[:], exact[:] = trial, weights
     return chosen
 
 
-@_compile
-def _keep(counts, escape, least, weights):
-    """Give a weight to what came more often than `least`, and to the escape; return how many."""
+@compiled
+def _keep(counts, escape, rare, weights):
+    """Give a weight to what came more often than `rare`, and to the escape; return how many."""
     kept, distinct, escaped = 0, 0, 0.0
     for s in range(256):
         n = float(counts[s])
         weights[s] = 0.0
-        if n > least:
+        if n > rare:
             weights[s] = n
             kept += 1
         else:
@@ -171,7 +176,7 @@ def _keep(counts, escape, least, weights):
     return kept + (1 if weights[ESCAPE] > 0.0 else 0)
 
 
-@_compile
+@compiled
 def _cost_of_row(counts, above, bits, weights, out):
     """Round weights; return the bits of the row and of what is written with it, or infinity."""
     known = 0
@@ -192,7 +197,7 @@ def _cost_of_row(counts, above, bits, weights, out):
     return cost
 
 
-@_compile
+@compiled
 def price_row(weights, above, out):
     """Write what each byte costs in bits under a row whose parent's prices are `above`.
 
@@ -212,7 +217,7 @@ def price_row(weights, above, out):
 # ---- rows as bits --------------------------------------------------------------------------------
 
 
-@_compile
+@compiled
 def write_value(value, width, buffer, place):
     """Write the lowest `width` bits of a number, the highest of them first; return the place."""
     for i in range(width - 1, -1, -1):
@@ -222,7 +227,7 @@ def write_value(value, width, buffer, place):
     return place
 
 
-@_compile
+@compiled
 def _write_gamma(value, buffer, place):
     length = 0
     while value >> (length + 1):
@@ -230,7 +235,7 @@ def _write_gamma(value, buffer, place):
     return write_value(value, 2 * length + 1, buffer, place)
 
 
-@_compile
+@compiled
 def write_row(context, frequencies, bits, buffer, place):
     """Write a row behind what is there, its context as how far it is from the last one's.
 
@@ -253,7 +258,7 @@ def write_row(context, frequencies, bits, buffer, place):
     return place
 
 
-@_compile
+@compiled
 def read_value(buffer, place, width):
     """Return a number of `width` bits, or −1 where the bits end."""
     if place + width > buffer.size * 8:
@@ -264,7 +269,7 @@ def read_value(buffer, place, width):
     return value
 
 
-@_compile
+@compiled
 def _read_gamma(buffer, place):
     """Return a number from 1 and the place behind it, or 0 where the bits end or make no sense."""
     length = 0
@@ -279,7 +284,7 @@ def _read_gamma(buffer, place):
     return max(value, 0), place + 2 * length + 1
 
 
-@_compile
+@compiled
 def read_rows(buffer, place, rows, contexts, found_contexts, found_bits, found):
     """Read the rows of one level.
 

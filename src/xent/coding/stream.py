@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xent.coding import stream_loops
-from xent.coding.context_model import ContextModel, as_bytes
+from xent.coding.context_model import ContextModel, as_bytes, whole_number
 from xent.coding.stream_loops import LANES, LOWEST
 from xent.errors import CodeError
 
@@ -84,6 +84,7 @@ def decode_block(code: Any, size: int, model: ContextModel) -> bytes:
         `xent.coding.decompress` compares checksums.
     """
     code = as_bytes(code)
+    size = whole_number("size", size, 0, 2**40, "how many bytes the block had.")
     if code.size < _STATES or code.size % 4:
         raise CodeError(
             f"the code of a block must be {_STATES} bytes of states and then words of 4: got "

@@ -13,8 +13,9 @@ interleaving (arXiv:1402.3392).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from xent.coding.compiling import compiled
 
 __all__ = ["ESCAPE", "LANES", "LOWEST", "PRECISION", "count", "decode", "encode", "piece_bits"]
 
@@ -33,12 +34,13 @@ _FULL = np.uint64(63 - PRECISION)  # x ≥ f·2^_FULL has no room for a symbol o
 _LEAST = np.uint64(LOWEST)
 _RAW = np.uint64(PRECISION - 8)  # a byte of which no row knows has 2^6 slots, as all others
 
-_compile = numba.njit(nogil=True, cache=True, boundscheck=False)
 
+@compiled
+def count(data, mask, counts, seen):
+    """Add how often each byte follows each context; contexts are `mask` of the last two bytes.
 
-@_compile
-def count(data, mask, counts):
-    """Add how often each byte follows each context; contexts are `mask` of the last two bytes."""
+    `seen` is 1 for each context that has a count.
+    """
     n = data.size
     for lane in range(LANES):
         start = lane * (n // LANES) + min(lane, n % LANES)
@@ -47,10 +49,11 @@ def count(data, mask, counts):
         for i in range(start, stop):
             symbol = data[i]
             counts[context, symbol] += 1
+            seen[context] = 1
             context = ((context << 8) | symbol) & mask
 
 
-@_compile
+@compiled
 def piece_bits(data, mask, row_of, prices, size, out):
     """Write what each piece of `size` bytes costs in bits; contexts go on from piece to piece."""
     context = 0
@@ -60,7 +63,7 @@ def piece_bits(data, mask, row_of, prices, size, out):
         context = ((context << 8) | symbol) & mask
 
 
-@_compile
+@compiled
 def _push(x, words, place, code):
     """Write one symbol to a state; return the state, and the place of the next word."""
     f = np.uint64(code >> np.uint32(16))
@@ -72,7 +75,7 @@ def _push(x, words, place, code):
     return (whole << _BITS) + (x - whole * f) + np.uint64(code & np.uint32(0xFFFF)), place
 
 
-@_compile
+@compiled
 def _push_escaped(x, words, place, row, symbol, codes, parents):
     """Write a symbol that its row does not have; the last thing to be read is written first.
 
@@ -97,12 +100,12 @@ def _push_escaped(x, words, place, row, symbol, codes, parents):
     return x, place
 
 
-@_compile
+@compiled
 def encode(data, mask, row_of, codes, parents, words, states):
     """Write a block backwards to the end of `words`, and its states.
 
-    Returns the place of the first word, or −1 − i where the byte at i cannot be written. Memory
-    for 2 + 2·(1 + rows of a chain) words a byte is never exceeded.
+    Returns the place of the first word, or −1 − i where the byte at i cannot be written. A byte
+    takes at most one word for itself and one for each of its escapes.
     """
     n = data.size
     each, more = n // LANES, n % LANES
@@ -131,7 +134,7 @@ def encode(data, mask, row_of, codes, parents, words, states):
     return place
 
 
-@_compile
+@compiled
 def decode(words, states, mask, row_of, parents, firsts, buckets, shift, entries, data):
     """Read a block into `data`.
 

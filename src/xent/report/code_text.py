@@ -20,6 +20,7 @@ _WORDS = {
     "tables": "the model",
     "headers": "headers and checksums",
 }
+_SHARED = {"payload": "payload, n·H(P, Q̂)", "tables": "the model's fingerprint"}
 
 
 def render_accounting(told: Accounting) -> str:
@@ -50,7 +51,9 @@ def render_accounting(told: Accounting) -> str:
     ]
     whole = max(1.0, 8.0 * told.total_bytes)
     for name, bits in told.parts.items():
-        what = "the model's fingerprint" if told.shared and name == "tables" else _WORDS[name]
+        if told.shared and name == "integer_rounding":  # such a model is its whole frequencies
+            continue
+        what = (_SHARED if told.shared else {}).get(name, _WORDS[name])
         lines.append(f"    {bits / 8.0:14,.1f}  {100.0 * bits / whole:6.2f} %  {what}")
     lines.append(f"    {told.total_bytes:14,.1f}  100.00 %  in all")
     return "\n".join(lines) + "\n"
