@@ -267,7 +267,7 @@ def test_what_cannot_be_compressed_is_given_up_quickly():
     compress(noise[:9])  # compiles
     start = time.process_time()
     code = compress(noise, threads=1)
-    assert time.process_time() - start < 1.5
+    assert time.process_time() - start < 2.5
     assert len(code) < len(noise) + 1000
     assert decompress(code) == noise
 
