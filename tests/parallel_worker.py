@@ -642,6 +642,102 @@ def ranks_that_disagree(w: World) -> None:
 
 
 @case
+def a_rank_that_refuses(w: World) -> None:
+    """What only the last rank is given is refused on all."""
+    last = w.rank == w.size - 1
+    logits, target = numbers(5, 10)[:, w.own(10)], indices(5, 10)
+    hidden, weight = numbers(5, 4), numbers(10, 4)[w.own(10)]
+
+    def call(logits: Any = logits, target: Any = target, **options: Any) -> Any:
+        return parallel_cross_entropy(logits, target, **options)
+
+    def along_a_tangent(z: Any) -> Any:
+        with torch.autograd.forward_ad.dual_level():
+            return call(torch.autograd.forward_ad.make_dual(z, torch.ones_like(z)))
+
+    def linear(h: Any = hidden, w: Any = weight, **options: Any) -> Any:
+        return parallel_linear_cross_entropy(h, w, target, **options)
+
+    def statistics(**options: Any) -> Any:
+        return parallel_softmax_statistics(logits, target, **options)
+
+    whole = {"bias_local": DTensor.from_local(numbers(10), init_device_mesh("cpu", (w.size,)))}
+    for words, one, others in (
+        ("TypeError: *target must be a Tensor", lambda: call(logits, None), call),
+        (
+            "TypeError: *unexpected keyword argument 'z_loss'",
+            lambda: statistics(z_loss=1),
+            statistics,
+        ),
+        (
+            "OptionError: *first_class must be an integer from 0 to",
+            lambda: call(first_class=2**70),
+            call,
+        ),
+        ("OptionError: *classes must be an integer from 0 to", lambda: call(classes=2**70), call),
+        ("OptionError: *ignore_index must lie in", lambda: call(ignore_index=2**70), call),
+        ("NotImplementedError: *torch.func", lambda: torch.func.grad(call)(logits), call),
+        ("NotImplementedError: *torch.func", lambda: torch.func.vmap(call)(logits[None]), call),
+        ("NotImplementedError: *forward-mode", lambda: along_a_tangent(logits), call),
+        (
+            "OptionError: *out_dtype must be a float dtype",
+            lambda: call(out_dtype=torch.int32),
+            call,
+        ),
+        ("OptionError: *out_dtype must be a float dtype", lambda: call(out_dtype=torch.bool), call),
+        ("OptionError: *normalizer must lie in", lambda: call(normalizer=torch.tensor(0.0)), call),
+        (
+            "ShapeError: *normalizer must be one number",
+            lambda: call(normalizer=torch.ones(1)),
+            call,
+        ),
+        ("OptionError: *reduction must be one of", lambda: call(reduction="max"), call),
+        (
+            "UnfitShapeError: *weight must have one dim",
+            lambda: call(weight=torch.ones(10, 1)),
+            call,
+        ),
+        ("RuntimeError: *", lambda: call(logits.to_sparse()), call),
+        (
+            "OptionError: *bias_local must lie with weight_local, plain",
+            lambda: linear(**whole),
+            linear,
+        ),
+        (
+            "UnfitShapeError: *bias_local must have",
+            lambda: linear(bias_local=torch.ones(11)),
+            linear,
+        ),
+    ):
+        told = error_of(one if last else others)
+        same_everywhere(w, told)
+        kind, _, text = words.partition("*")
+        assert told.startswith(kind + ("" if w.size == 1 else f"on rank {w.size - 1}: ")), told
+        assert text in told, told
+    if w.size == 1:
+        return
+    full, half = {"out_dtype": torch.float32}, logits.half() if last else logits
+    for words, one in (
+        ("agree on normalizer: got 3.0", lambda: call(normalizer=torch.tensor(3.0 + last))),
+        ("the dtype of logits_local: got 'float32'", lambda: call(half, **full)),
+        ("the dtype of hidden", lambda: linear(hidden.double() if last else hidden, **full)),
+        (
+            "the dtype of weight_local",
+            lambda: linear(w=weight.double() if last else weight, **full),
+        ),
+    ):
+        told = error_of(one)
+        same_everywhere(w, told)
+        assert words in told, told
+    zero = -0.0 if last else 0.0  # which is the same
+    by_row = torch.tensor([zero, 1.0, 1.0, 1.0, 1.0])
+    normalizer = 4 if last else torch.tensor(4.0)
+    got = call(row_weight=by_row, label_smoothing=zero, z_loss=zero, normalizer=normalizer)
+    want = xent.torch.cross_entropy(numbers(5, 10)[1:], target[1:], reduction="sum") / 4.0
+    close(got, want, 1e-6)
+
+
+@case
 def rows_of_other_processes(w: World) -> None:
     """`data_group`: shares add up to the mean over all rows."""
     if w.size == 1:
@@ -665,16 +761,45 @@ def rows_of_other_processes(w: World) -> None:
         dist.all_reduce(total, group=mesh.get_group("data"))
         close(total, want.detach())
         close(found, slope[here, along.own(10)], absolute=BOUND)
-    # One of them refuses its arguments: the others hear of it instead of waiting.
-    bad = target[here].clone()
-    if row == 1:
-        bad[3] = 10
-    kind, words = (IndexError, "got 10") if row == 1 else (OptionError, "one that refused")
-    with raises(kind, words):
-        parallel_cross_entropy(logits[here, along.own(10)], bad, **groups)
-    weighted = torch.ones(4, requires_grad=True)
-    with raises(OptionError, "row_weight must not need a gradient"):
-        parallel_cross_entropy(part, target[here], row_weight=weighted, **groups)
+    # One of them refuses its arguments, or makes another call: the others hear of it.
+    odd, bad = row == 1, target[here].clone()
+    bad[3] = 10 if odd else bad[3]
+    z, t = logits[here, along.own(10)], target[here]
+    by_row = {"row_weight": torch.ones(4, requires_grad=True)}
+
+    def call(logits: Any = z, target: Any = t, **options: Any) -> Callable[[], Any]:
+        return lambda: parallel_cross_entropy(logits, target, **groups, **options)
+
+    def linear(**options: Any) -> Callable[[], Any]:
+        w = torch.eye(10, dtype=torch.float64)[along.own(10)]
+        return lambda: parallel_linear_cross_entropy(logits[here], w, t, **groups, **options)
+
+    for words, one in (
+        ("TargetIndexError: on data rank 1: targets must lie in [0, 10): got 10", call(z, bad)),
+        ("OptionError: on data rank 1: ", call(reduction="mena" if odd else "mean")),
+        ("OptionError: on data rank 1: ", call(**by_row if odd else {})),
+        ("OptionError: on data rank 0: ", call(**by_row)),
+        ("TypeError: on data rank 1: ", call(z, None if odd else t)),
+        ("OptionError: on data rank 1: ", call(ignore_index=2**70 if odd else -100)),
+        ("RuntimeError: on data rank 1: ", call(z.to_sparse() if odd else z)),
+        ("OptionError: on data rank 1: ", call(normalizer=torch.tensor(-1.0)) if odd else call()),
+        ("TypeError: on data rank 1: ", linear(shift=True) if odd else linear()),
+        ("agree on reduction: got 'mean' on data rank", call(reduction="sum" if odd else "mean")),
+        (
+            "the kind of normalizer: got 'none' on data rank 0",
+            call(normalizer=4) if odd else call(),
+        ),
+        ("normalizer: got 4.0 on data rank 0 and 5.0", call(normalizer=torch.tensor(4.0 + odd))),
+        ("agree on the dtype of the result", call(z.float() if odd else z)),
+    ):
+        told = error_of(one)
+        same_everywhere(w, told)
+        assert words in told, told
+    assert call()().isfinite()
+    with counted() as seen:  # a check and the number of rows more
+        call()()
+    assert ["gather" in name for name, _ in seen] == [True] * (1 + 2 * (w.size > 2)) + [False]
+    assert seen[-1] == ("all_reduce", 8)
 
 
 # ---- DTensors ------------------------------------------------------------------------------------
@@ -737,6 +862,91 @@ def dtensors_on_one_dimension(w: World) -> None:
         parallel_cross_entropy(sharded, distribute_tensor(target, mesh, [Shard(0)]))
 
 
+def compare_biases(w: World, mesh: Any, along: World, classes: int, rows: list[Any]) -> None:
+    """A bias in each way that it may lie, with a weight that is a DTensor; the loss and gradients.
+
+    Rows lie as `rows` says; where it is empty hidden states are plain.
+    """
+    by_class: list[Any] = [Replicate()] * (mesh.ndim - 1) + [Shard(0)]
+    everywhere = [Replicate()] * mesh.ndim
+    weight, bias = numbers(classes, 4).double(), numbers(classes, seed=4).double()
+    hidden, target = numbers(6, 4).double(), indices(6, classes)
+    target[1] = -100
+    whole = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+    want = xent.torch.cross_entropy(whole[0] @ whole[1].T + whole[2], target)
+    slopes = torch.autograd.grad(want, whole)
+    own = along.own(classes)
+    for given, slope in (
+        (distribute_tensor(bias, mesh, by_class), slopes[2]),
+        (distribute_tensor(bias, mesh, everywhere), slopes[2]),
+        (bias.clone(), slopes[2]),
+        (bias[own].clone(), slopes[2][own]),
+    ):
+        b = given.requires_grad_()
+        head = distribute_tensor(weight, mesh, by_class).requires_grad_()
+        h, labels = hidden.clone(), target
+        if rows:
+            h = distribute_tensor(hidden, mesh, rows)
+            labels = distribute_tensor(target, mesh, rows)
+        h.requires_grad_()
+        for check in (True, False):
+            loss = parallel_linear_cross_entropy(h, head, labels, bias_local=b, check=check)
+            found = torch.autograd.grad(loss, (h, head, b))
+            if isinstance(b, DTensor):
+                assert found[2].placements == b.placements
+            values = [x.full_tensor() if isinstance(x, DTensor) else x for x in (loss, *found)]
+            close(values[0].detach(), want.detach(), 1e-12)
+            for a, e in zip(values[1:], (*slopes[:2], slope), strict=True):
+                close(a, e, 1e-11, 1e-12)
+
+
+@case
+def biases_of_dtensor_weights(w: World) -> None:
+    mesh = init_device_mesh("cpu", (w.size,))
+    for classes in (10, 7, 3):
+        for rows in ([], [Replicate()]):
+            compare_biases(w, mesh, w, classes, rows)
+    if w.size > 1:
+        half = w.size // 2
+        two = init_device_mesh("cpu", (2, half), mesh_dim_names=("data", "classes"))
+        along = World(two.get_local_rank("classes"), half)
+        compare_biases(w, two, along, 7, [Shard(0), Replicate()])
+        compare_biases(w, two, along, 7, [Replicate(), Replicate()])
+    hidden, target, bias = numbers(6, 4), indices(6, 7), numbers(7)
+    head = distribute_tensor(numbers(7, 4), mesh, [Shard(0)])
+
+    def call(bias: Any, target: Any = target, **options: Any) -> Callable[[], Any]:
+        return lambda: parallel_linear_cross_entropy(
+            hidden, head, target, bias_local=bias, **options
+        )
+
+    last = w.rank == w.size - 1
+    own = bias[w.own(7)]
+    asked = bias.clone().requires_grad_(last)
+    for words, one in (
+        (
+            "bias_local must lie with weight_local",
+            call(DTensor.from_local(bias, mesh, [Partial()])),
+        ),
+        ("a number for each of", call(numbers(8))),
+        ("a number for each of", call(distribute_tensor(numbers(9), mesh, [Shard(0)]))),
+        ("a number for each of", call(distribute_tensor(numbers(9), mesh, [Replicate()]))),
+        ("target must lie on", call(None, DTensor.from_local(target, mesh, [Shard(0)]))),
+        (
+            "normalizer must be plain or replicated",
+            call(None, normalizer=DTensor.from_local(torch.tensor(3.0), mesh, [Partial()])),
+        ),
+        ("whether bias_local is of all classes", call(own if last else bias)),
+        ("whether bias_local needs a gradient: got False on rank 0 and True", call(asked)),
+    )[: 6 if w.size == 1 else 8]:
+        told = error_of(one)
+        same_everywhere(w, told)
+        assert words in told, told
+    with raises(OptionError, "target must be plain or replicated"):
+        labels = DTensor.from_local(target, mesh, [Shard(0)])
+        parallel_linear_cross_entropy(hidden, numbers(7, 4), labels)
+
+
 @case
 def dtensors_on_two_dimensions(w: World) -> None:
     """Rows on one dimension of the mesh, classes on the other, and numbers of rows that differ."""
@@ -779,6 +989,35 @@ def dtensors_on_two_dimensions(w: World) -> None:
         xent.torch.softmax_statistics(hidden @ weight.T).entropy,
         1e-12,
     )
+    # One rank of those with other rows refuses: all hear of it, whatever they reduce to.
+    odd = mesh.get_local_rank("data") == 1
+
+    def statistics(**options: Any) -> Any:
+        return parallel_linear_softmax_statistics(states, head, **options)
+
+    def total(**options: Any) -> Any:
+        return parallel_linear_cross_entropy(states, head, labels, **options)
+
+    def of_frozen() -> Any:
+        return parallel_linear_cross_entropy(states, head.detach() if odd else head, labels)
+
+    for words, one in (
+        ("OptionError: on data rank 1: ", lambda: statistics(temperature=0.0 if odd else 1.0)),
+        ("OptionError: on data rank 1: ", lambda: total(reduction="sum", z_loss=-1.0 * odd)),
+        ("agree on reduction: got 'none'", lambda: total(reduction="sum" if odd else "none")),
+        ("whether weight_local needs a gradient: got True on data rank 0", of_frozen),
+    ):
+        told = error_of(one)
+        same_everywhere(w, told)
+        assert words in told, told
+    with counted() as seen:  # as the page says
+        loss = total()
+    assert ["gather" in name for name, _ in seen].count(False) == 1
+    with counted() as seen:
+        loss.backward()
+    part, rows = head.to_local().numel(), int((labels.to_local() >= 0).sum())
+    sizes = [8 * 4 * rows] * (w.size > 2) + [8 * part]
+    assert [size for _, size in seen] == sizes
     with raises(OptionError, "hidden must be a DTensor"):
         parallel_linear_cross_entropy(hidden, head, target)
     with raises(OptionError, "hidden must be replicated where weight_local is sharded"):
@@ -934,6 +1173,9 @@ def options_out_of_range(w: World) -> None:
         ({"first_class": -1}, OptionError, "first_class must be an integer"),
         ({"normalizer": 0.0}, OptionError, "normalizer must lie in"),
         ({"normalizer": "tokens"}, OptionError, "normalizer must be None"),
+        ({"normalizer": torch.tensor(-2.0)}, OptionError, "normalizer must lie in"),
+        ({"out_dtype": torch.int64}, OptionError, "out_dtype must be a float dtype"),
+        ({"out_dtype": "float32"}, OptionError, "out_dtype must be a float dtype"),
     ):
         with raises(kind, words):
             parallel_cross_entropy(logits, target, **options)

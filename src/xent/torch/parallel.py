@@ -7,15 +7,13 @@ cases are those of `xent.torch.cross_entropy`; parallel_rows.py is the mathemati
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, Unpack
 
 import torch
 
-from xent.errors import OptionError, XentError
 from xent.losses.softmax import SoftmaxStatistics
 from xent.torch.arguments import Tensor
-from xent.torch.averages import Mean, given_divisor, is_differentiated
+from xent.torch.averages import Mean
 from xent.torch.parallel_calls import (
     WORKSPACE,
     Call,
@@ -24,11 +22,8 @@ from xent.torch.parallel_calls import (
     ParallelStatisticsOptions,
     Source,
     compute_rows,
-    find_place,
     options_of,
-    plain,
 )
-from xent.torch.parallel_ranks import Ranks
 from xent.torch.parallel_rows import Rows
 
 __all__ = [
@@ -92,16 +87,18 @@ def parallel_cross_entropy(
         Processes with other rows. A mean then divides by what the rows of all of them weigh, and
         each gets the share of its own rows: shares *add up* to the mean. Where gradients are
         averaged over those processes, as by DDP and FSDP, multiply the loss by their number. For
-        a DTensor it is the mesh that says this, and the result is the whole mean.
+        a DTensor it is the mesh that says this, and the result is the whole mean. All of them
+        give it, whatever the reduction.
     first_class, classes
         The number of this rank's first class and of all classes. By default ranks follow each
         other in their order; both are needed where ``check=False``.
     out_dtype, empty
-        As for `xent.torch.cross_entropy`.
+        As for `xent.torch.cross_entropy`; a float dtype.
     check
-        Whether ranks first compare shapes, options and targets in one small exchange, and refuse
-        what is wrong together. Without it nothing is looked at: a target out of range makes its
-        row NaN, and ranks that disagree wait for each other or return wrong numbers.
+        Whether ranks first compare shapes, options and targets in one small exchange, those with
+        other rows in another, and refuse what is wrong together. Without it nothing is looked at:
+        a target out of range makes its row NaN, and ranks that disagree wait for each other or
+        return wrong numbers.
 
     Returns
     -------
@@ -191,6 +188,8 @@ def parallel_linear_cross_entropy(
         (…, own classes).
     bias_local
         Added to this rank's logits, or None.                             (own classes,)
+        With a weight that is a DTensor also a DTensor, sharded as the weight or replicated, or a
+        plain tensor of all classes: the gradient of one that is whole is that of all classes.
     workspace_bytes
         Bytes for logits, and for blocks of half-precision arguments on their way to float32.
         Results, gradients and the sums that ranks exchange come on top.
@@ -310,33 +309,30 @@ def parallel_linear_softmax_statistics(
 # ---- the functions -------------------------------------------------------------------------------
 
 
-def _refuse_transforms(name: str) -> None:
+def _options(name: str, given: dict[str, Any], allowed: Any) -> tuple[Options, Exception | None]:
+    """Read options; also return what every rank has to hear that this one refuses."""
+    o, failure = options_of(name, given, allowed)
     if torch._C._functorch.get_dynamic_layer_stack_depth() > 0:
-        raise NotImplementedError(
+        failure = NotImplementedError(
             f"{name}() has no derivatives by torch.func: ranks would have to exchange what a "
             "transform holds. Hint: use backward, or xent.torch.cross_entropy on gathered classes."
         )
+    return o, failure
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _loss(name: str, of: tuple[Any, ...], target: Any, given: dict[str, Any]) -> Tensor:
-    _refuse_transforms(name)
     source = Source(*of)
-    o = options_of(name, given, ParallelOptions)
-    place = find_place(source, o)
-    if target is None:
-        raise TypeError(f"{name}(): target must be a Tensor: got NoneType.")
-    counted = place.others if o.reduction == "mean" and not _is_given(o.normalizer) else ()
-    try:
-        call, rows = compute_rows(name, source, target, o, place, False)
-        kept = call.kept()
-        divisor = _divisor(call, rows, kept, o)
-    except (XentError, TypeError) as error:
-        for ranks in counted:
-            ranks.sum(torch.tensor([1.0, 0.0], dtype=torch.float64, device=source.main.device))
-        raise error
-    for ranks in counted:
-        divisor = _counted(ranks, divisor, call.main.device)
+    o, failure = _options(name, given, ParallelOptions)
+    call, rows, place = compute_rows(name, source, target, o, failure, False)
+    kept = call.kept()
+    divisor = call.divisor
+    if call.reduction != "mean":
+        divisor = None if call.reduction == "none" else 1.0
+    elif divisor is None:
+        divisor = _weight_of_rows(call, rows, kept, o.normalizer)
+        for ranks in place.others:
+            divisor = ranks.sum(divisor)
     losses = rows.cross
     if call.z_loss:
         losses = losses + call.z_loss * rows.mass * rows.logsumexp**2
@@ -354,18 +350,8 @@ def _loss(name: str, of: tuple[Any, ...], target: Any, given: dict[str, Any]) ->
     return place.layout.number(result)
 
 
-def _is_given(normalizer: Any) -> bool:
-    return normalizer is not None and not isinstance(normalizer, str)
-
-
-def _divisor(call: Call, rows: Rows, kept: Tensor | None, o: Options) -> Any:
-    """Return what the sum over this rank's rows is divided by, None for no sum."""
-    if call.reduction != "mean":
-        return None if call.reduction == "none" else 1.0
-    normalizer = o.normalizer
-    given = given_divisor(plain(normalizer), call.main)
-    if given is not None:
-        return given
+def _weight_of_rows(call: Call, rows: Rows, kept: Tensor | None, normalizer: str | None) -> Tensor:
+    """Return what the sum over this rank's rows is divided by, by that rule."""
     one = rows.mass.new_ones(call.main.shape[0])
     if normalizer == "count":
         return (one if kept is None else kept.to(one.dtype)).sum()
@@ -381,32 +367,13 @@ def _divisor(call: Call, rows: Rows, kept: Tensor | None, o: Options) -> Any:
     return (each if kept is None else torch.where(kept, each, 0.0)).sum()
 
 
-def _counted(ranks: Ranks, divisor: Any, device: torch.device) -> Tensor:
-    """Add up what the rows of other ranks weigh, unless one of them has refused its arguments."""
-    if is_differentiated(divisor):
-        raise OptionError(
-            "row_weight must not need a gradient where a mean counts rows of other processes: got "
-            "requires_grad=True. Hint: give normalizer= a number, or detach the weights."
-        )
-    pair = torch.stack([torch.zeros_like(divisor), divisor]).to(device)
-    failed, total = ranks.sum(pair).unbind()
-    if failed.device.type == "cpu" and failed > 0:
-        raise OptionError(
-            "processes with other rows must take part in the mean: got one that refused its "
-            "arguments. Hint: its own error says why."
-        )
-    return torch.where(failed > 0, math.nan, total)
-
-
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _statistics(
     name: str, of: tuple[Any, ...], target: Any, given: dict[str, Any]
 ) -> SoftmaxStatistics:
-    _refuse_transforms(name)
     source = Source(*of)
-    o = options_of(name, given, ParallelStatisticsOptions)
-    place = find_place(source, o)
-    call, rows = compute_rows(name, source, target, o, place, True)
+    o, failure = _options(name, given, ParallelStatisticsOptions)
+    call, rows, place = compute_rows(name, source, target, o, failure, True)
     dtype = torch.promote_types(call.dtype, torch.float32)
 
     def shaped(column: Tensor) -> Tensor:

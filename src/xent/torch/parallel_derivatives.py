@@ -25,7 +25,7 @@ from xent.torch.parallel_rows import (
     part_of,
 )
 
-__all__ = ["Plan", "plan_of", "rows_of_logits", "rows_of_products"]
+__all__ = ["Plan", "own_part", "plan_of", "rows_of_logits", "rows_of_products"]
 
 CACHE = 1 << 16
 """Entries of a tile in float64: what caches hold, with its temporaries."""
@@ -55,17 +55,6 @@ def _once(gradient: Tensor | None, *sources: Tensor | None) -> Tensor | None:
     if gradient is None or not torch.is_grad_enabled():
         return gradient
     return _NotTwice.apply(gradient, *(s for s in sources if s is not None))
-
-
-class _FirstBackwards(torch.autograd.Function):
-    """What both forms share."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> NoReturn:
-        raise NotImplementedError(
-            "forward-mode derivatives of a loss whose classes lie on several ranks are not "
-            "computed. Hint: use backward, or xent.torch.cross_entropy on gathered classes."
-        )
 
 
 def _keep(ctx: Any, task: Task, done: Finished, *sources: Tensor | None) -> tuple[Any, ...]:
@@ -111,7 +100,7 @@ def _sum_of_ranks(task: Task, part: Tensor) -> Finished:
 # ---- logits --------------------------------------------------------------------------------------
 
 
-class _OfLogits(_FirstBackwards):
+class _OfLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, task: Task) -> tuple[Any, ...]:
         rows, own = logits.shape
@@ -191,7 +180,7 @@ def plan_of(
     return Plan(height, width, step, dtype, sum_over)
 
 
-class _OfProducts(_FirstBackwards):
+class _OfProducts(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, task: Task, plan: Plan
@@ -303,3 +292,26 @@ def rows_of_products(
     """Return what is known of rows whose logits are ``hidden·weightᵀ + bias``."""
     with torch.autocast(hidden.device.type, enabled=False):
         return Rows(*_OfProducts.apply(hidden, weight, bias, task, plan))
+
+
+# ---- what every rank has the whole of ------------------------------------------------------------
+
+
+class _OwnPart(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, ranks: Ranks, own: slice) -> Tensor:
+        ctx.ranks, ctx.own, ctx.classes = ranks, own, whole.shape[0]
+        return whole[own].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, None, None]:
+        (part,) = cotangents
+        gradient = part.detach().new_zeros(ctx.classes)
+        gradient[ctx.own] = part.detach()
+        return _once(ctx.ranks.sum(gradient), part), None, None
+
+
+def own_part(whole: Tensor, ranks: Ranks, own: slice) -> Tensor:
+    """Return this rank's classes of a vector that every rank has, whose gradient all ranks get."""
+    part: Tensor = _OwnPart.apply(whole, ranks, own)
+    return part

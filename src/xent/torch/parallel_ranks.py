@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
@@ -21,7 +22,17 @@ from xent import errors
 from xent.errors import OptionError, ShapeError
 from xent.torch import arguments
 
-__all__ = ["Fact", "Layout", "Ranks", "Share", "agree", "layout_of", "ranks_of"]
+__all__ = [
+    "Fact",
+    "Layout",
+    "Ranks",
+    "Share",
+    "compare",
+    "layout_of",
+    "ranks_of",
+    "share_of",
+    "whole_of",
+]
 
 Tensor: TypeAlias = torch.Tensor
 HEADER = 32
@@ -37,6 +48,15 @@ class Ranks:
     group: Any = None
     size: int = 1
     rank: int = 0
+    name: str = "rank"  # what an error calls one of them
+
+    def device(self) -> torch.device:
+        """Return where numbers that ranks compare lie: the CPU, if their backend takes it."""
+        if not dist.is_initialized():
+            return torch.device("cpu")
+        backends = dist.get_backend_config(self.group)  # as "cpu:gloo,cuda:nccl"
+        devices = [pair.partition(":")[0] for pair in backends.split(",")]
+        return torch.device("cpu" if "cpu" in devices else devices[0])
 
     def gather(self, numbers: Tensor) -> Tensor:
         """Return what every rank gives, in the order of ranks: (ranks, …)."""
@@ -56,7 +76,7 @@ class Ranks:
         return numbers
 
 
-def ranks_of(name: str, group: Any) -> Ranks:
+def ranks_of(name: str, group: Any, called: str = "rank") -> Ranks:
     """Return the ranks of a process group or a mesh of one dimension; None for all processes."""
     if isinstance(group, DeviceMesh):
         if group.ndim != 1:
@@ -77,7 +97,7 @@ def ranks_of(name: str, group: Any) -> Ranks:
             f"{name} must be a process group of this process, a mesh of one dimension or None: got "
             f"{type(group).__name__}. Hint: new_group returns one; only its members may call."
         )
-    return Ranks(group, dist.get_world_size(group), dist.get_rank(group))
+    return Ranks(group, dist.get_world_size(group), dist.get_rank(group), called)
 
 
 # ---- agreement -----------------------------------------------------------------------------------
@@ -94,7 +114,7 @@ class Fact(NamedTuple):
         if isinstance(self.value, torch.Tensor):
             return _fingerprint(self.value)
         if isinstance(self.value, float):
-            return int(struct.unpack("<q", struct.pack("<d", self.value))[0])
+            return int(struct.unpack("<q", struct.pack("<d", self.value + 0.0))[0])
         if isinstance(self.value, str):
             return int.from_bytes(self.value.encode()[:7].ljust(7), "little")
         return -1 if self.value is None else int(self.value)
@@ -116,7 +136,7 @@ def _fingerprint(values: Tensor) -> int:
     """Return a number that depends on every element and its place."""
     bits = values.detach().reshape(-1)
     if bits.is_floating_point():
-        bits = bits.to(torch.float64).view(torch.int64)
+        bits = (bits.to(torch.float64) + 0.0).view(torch.int64)  # −0.0 is 0.0
     bits = bits.to(torch.int64)
     place = torch.arange(bits.numel(), dtype=torch.int64, device=bits.device)
     mixed = (bits ^ (place * 0x1E3779B97F4A7C15)) * 0x3F58476D1CE4E5B9
@@ -131,59 +151,77 @@ class Share(NamedTuple):
     classes: int
 
 
-def agree(
-    ranks: Ranks,
-    failure: Exception | None,
-    own: int,
-    first: int | None,
-    classes: int | None,
-    facts: Sequence[Fact],
-    device: torch.device,
-) -> Share:
-    """Compare arguments of all ranks, in one exchange of a few numbers; return this rank's share.
+def compare(
+    ranks: Ranks, failure: Exception | None, own: Sequence[int | None], facts: Sequence[Fact]
+) -> list[list[int | None]]:
+    """Compare a call on all ranks, in one exchange of a few numbers; return what each has.
 
     Raises the same error on every rank where one has failed, or where facts differ.
+
+    Parameters
+    ----------
+    ranks
+        Who makes the call.
+    failure
+        What this rank has to refuse, or None.
+    own
+        Integers from 0 on or None, as many on every rank, that may differ.
+    facts
+        What must be the same. Nothing is read of them, nor of `own`, where a rank has failed.
     """
     if ranks.size == 1:
         if failure is not None:
             raise failure
-        return _share(ranks, [(own, first, classes)])
-    numbers = [0 if failure is None else 1, own, _or_minus(first), _or_minus(classes)]
-    numbers += [fact.encoded() for fact in facts]
-    numbers += [0] * (HEADER - len(numbers))
-    every = ranks.gather(torch.tensor(numbers, dtype=torch.int64, device=device)).tolist()
-    if failed := [rank for rank, row in enumerate(every) if row[0]]:
-        _raise_together(ranks, failed[0], failure, device)
-    for place, fact in enumerate(facts, 4):
+        return [list(own)]
+    header: list[int] = []
+    if failure is None:
+        try:
+            header = [0, *map(_or_minus, own), *(fact.encoded() for fact in facts)]
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        header = [1]
+    header += [0] * (HEADER - len(header))
+    with temporarily_clear_interpreter_stack():  # inside a transform, which is then refused
+        numbers = torch.tensor(header, dtype=torch.int64, device=ranks.device())
+        every: list[list[int]] = ranks.gather(numbers).tolist()
+        if failed := [rank for rank, row in enumerate(every) if row[0]]:
+            _raise_together(ranks, failed[0], failure)
+    for place, fact in enumerate(facts, 1 + len(own)):
         codes = [row[place] for row in every]
         odd = next((rank for rank, code in enumerate(codes) if code != codes[0]), None)
         if odd is not None:
-            raise _disagreement(fact, codes, odd)
-    shares = [(row[1], *(None if n < 0 else n for n in row[2:4])) for row in every]
-    return _share(ranks, shares)
+            raise _disagreement(ranks, fact, codes, odd)
+    return [[None if n < 0 else n for n in row[1 : 1 + len(own)]] for row in every]
 
 
 def _or_minus(number: int | None) -> int:
     return -1 if number is None else number
 
 
-def _disagreement(fact: Fact, codes: list[int], odd: int) -> Exception:
+def _disagreement(ranks: Ranks, fact: Fact, codes: list[int], odd: int) -> Exception:
+    one, other = f"{ranks.name} 0", f"{ranks.name} {odd}"
     if isinstance(fact.value, torch.Tensor):
         return OptionError(
-            f"ranks must have the same {fact.name}: got different values on rank 0 and rank {odd}. "
+            f"ranks must have the same {fact.name}: got different values on {one} and {other}. "
             "Hint: each rank holds its own classes of the same rows; broadcast what they share."
         )
     kind = ShapeError if fact.name.startswith(("rows", "features")) else OptionError
+    hint = "each rank holds its own classes of the same rows, and makes the same call."
+    if ranks.name != "rank":
+        hint = "each holds other rows, and makes the same call."
     return kind(
-        f"ranks must agree on {fact.name}: got {fact.told(codes[0])} on rank 0 and "
-        f"{fact.told(codes[odd])} on rank {odd}. Hint: each rank holds its own classes of the same "
-        "rows, and makes the same call."
+        f"ranks must agree on {fact.name}: got {fact.told(codes[0])} on {one} and "
+        f"{fact.told(codes[odd])} on {other}. Hint: {hint}"
     )
 
 
-def _share(ranks: Ranks, shares: list[tuple[int, int | None, int | None]]) -> Share:
-    """Return which classes are this rank's, after checking that all of them are somebody's."""
-    sizes = [own for own, _, _ in shares]
+def share_of(ranks: Ranks, shares: Sequence[Sequence[int | None]]) -> Share:
+    """Return which classes are this rank's, after checking that all of them are somebody's.
+
+    Each rank's share is how many classes it has, and its `first_class` and `classes` as given.
+    """
+    sizes = [own or 0 for own, _, _ in shares]
     total = sum(sizes)
     firsts = [first for _, first, _ in shares]
     if all(first is None for first in firsts):
@@ -213,26 +251,28 @@ def _share(ranks: Ranks, shares: list[tuple[int, int | None, int | None]]) -> Sh
     return Share(starts[ranks.rank], total)
 
 
-def _raise_together(
-    ranks: Ranks, first: int, failure: Exception | None, device: torch.device
-) -> None:
+def _raise_together(ranks: Ranks, first: int, failure: Exception | None) -> None:
     """Raise on every rank what the first that failed has to say."""
     text = "" if failure is None else f"{type(failure).__name__}\n{failure}"
     encoded = torch.zeros(TEXT, dtype=torch.uint8)
-    raw = text.encode()[:TEXT]
+    raw = text.encode(errors="replace")[:TEXT]
     encoded[: len(raw)] = torch.tensor(list(raw), dtype=torch.uint8)
-    every = ranks.gather(encoded.to(device)).cpu()
+    every = ranks.gather(encoded.to(ranks.device())).cpu()
     told = bytes(every[first].tolist()).rstrip(b"\0").decode(errors="replace")
     kind, _, message = told.partition("\n")
-    raise _error_type(kind)(f"on rank {first}: {message}") from failure
+    raise _error_of(kind, f"on {ranks.name} {first}: {message}") from failure
 
 
-def _error_type(name: str) -> Any:
+def _error_of(name: str, message: str) -> Exception:
+    """Return an error of that type where it is one of ours or Python's, and takes a message."""
     for place in (errors, arguments, builtins):
         found = getattr(place, name, None)
         if isinstance(found, type) and issubclass(found, Exception):
-            return found
-    return RuntimeError
+            try:
+                return found(message)
+            except TypeError:  # it is made of something else than a message
+                break
+    return RuntimeError(message)
 
 
 # ---- shardings -----------------------------------------------------------------------------------
@@ -262,10 +302,11 @@ class Layout:
 
     def ranks_of_rows(self) -> tuple[Ranks, ...]:
         """Return the ranks that hold the other rows, for each dimension of the mesh."""
-        return tuple(self._along(dim) for dim in self.by_rows)
+        return tuple(self._along(dim, "data rank") for dim in self.by_rows)
 
-    def _along(self, dim: int) -> Ranks:
-        return Ranks(self.mesh.get_group(dim), self.mesh.size(dim), self.mesh.get_local_rank(dim))
+    def _along(self, dim: int, name: str = "rank") -> Ranks:
+        group, size = self.mesh.get_group(dim), self.mesh.size(dim)
+        return Ranks(group, size, self.mesh.get_local_rank(dim), name)
 
     def share(self, classes: int, own: int) -> int | None:
         """Return the first class of this rank where torch has chunked them, else None."""
@@ -339,3 +380,15 @@ def layout_of(name: str, tensor: Any, class_axis: int | None) -> Layout:
             f"{list(tensor.placements)}. Hint: {name}.redistribute(mesh, placements)."
         )
     return Layout(tensor.device_mesh, by_class, by_rows)
+
+
+def whole_of(name: str, tensor: Any) -> Any:
+    """Return what every process has the whole of, as a plain tensor."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    if not all(placement.is_replicate() for placement in tensor.placements):
+        raise OptionError(
+            f"{name} must be plain or replicated here: got a DTensor that lies as "
+            f"{list(tensor.placements)}. Hint: {name}.full_tensor(), or .to_local()."
+        )
+    return tensor.to_local()
