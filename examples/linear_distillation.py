@@ -21,9 +21,14 @@ def top_k_loss(
     log_probabilities: torch.Tensor,
     labels: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the mean cross-entropy to a teacher's k likeliest tokens and the mass of the rest."""
+    """Return the mean cross-entropy to a teacher's k likeliest tokens and the mass of the rest.
+
+    The list at a place, (B, T, k), is what the teacher expects after it. Labels are the tokens,
+    (B, T): a place counts if the next one has a label.
+    """
+    later = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     return xent.torch.linear_sparse_cross_entropy(
-        hidden, head, ids, log_probabilities, tail="bucket", row_weight=(labels != -100).float()
+        hidden, head, ids, log_probabilities, tail="bucket", row_weight=(later != -100).float()
     )
 
 

@@ -181,7 +181,21 @@ def test_distillation_from_a_list_is_that_of_the_logits():
     listed = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, ids, True)
     rest = log_p.masked_fill(listed, -torch.inf).logsumexp(-1)
     rows = -(masses * log_p.gather(-1, ids)).sum(-1) - (1 - masses.sum(-1)) * rest
-    agree(found, rows[labels != -100].mean(), inputs, exact_inputs)
+    agree(found, rows[:, :-1][labels[:, 1:] != -100].mean(), inputs, exact_inputs)
+
+
+def test_both_ways_of_distillation_train_the_same_places():
+    example = load("linear_distillation")
+    hidden, head, wider, its_head, labels = example.student_and_teacher()
+    labels[1, 4:6] = -100
+    ids, logs = example.likeliest(wider, its_head[:211], 8)
+    hidden.requires_grad_()
+    from_list = example.top_k_loss(hidden, head, ids, logs, labels)
+    from_states = example.teacher_loss(hidden, head, wider, its_head, labels)
+    a, b = ((torch.autograd.grad(f, hidden)[0] != 0).any(-1) for f in (from_list, from_states))
+    assert torch.equal(a, b)
+    assert torch.equal(a[:, :-1], labels[:, 1:] != -100)
+    assert not a[:, -1].any()
 
 
 def test_distillation_from_states_is_that_of_the_logits():

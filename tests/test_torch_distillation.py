@@ -12,6 +12,7 @@ from torch.func import grad, hessian, jvp, vmap
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import xent.torch
 from xent.errors import XentError
@@ -272,6 +273,29 @@ def test_sparse_losses_are_within_four_ulp_of_the_logits(tail, kernel):
             else:
                 loss -= (1 - s) / len(others) * mp.fsum(mp.log(e[j] / total) for j in others)
             assert oracle.ulps(float(found[0]), loss, "float32") <= 4, (row, tail)
+
+
+@pytest.mark.parametrize("kernel", [None, "definition"])
+@pytest.mark.parametrize("divergence", [False, True])
+def test_masses_too_small_for_a_number_are_renormalised(kernel, divergence):
+    hidden, head, bias = student(WIDE)
+    ids, logs = listed(WIDE, share=1.0)
+    how = {"linear_bias": bias, "divergence": divergence, "kernel": kernel, "reduction": "none"}
+    truth = linear_sparse_cross_entropy(hidden, head, ids, logs, **how)
+    slopes = torch.autograd.grad(truth.sum(), (hidden, head))
+    for offset in (-740.0, -745.0, -800.0, -1e6):
+        found = linear_sparse_cross_entropy(hidden, head, ids, logs + offset, **how)
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
+        for a, b in zip(torch.autograd.grad(found.sum(), (hidden, head)), slopes, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+    far = (logs - 800.0).requires_grad_()
+    near = logs.clone().requires_grad_()
+    a, b = (
+        torch.autograd.grad(linear_sparse_cross_entropy(hidden, head, ids, x, **how).sum(), x)[0]
+        for x in (far, near)
+    )
+    assert bool((b != 0).any())
+    torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("tail", ["renormalise", "bucket"])
@@ -541,6 +565,54 @@ def test_tiny_divergences_keep_their_digits(kind):
             assert abs(mp.mpf(float(found)) / truth - 1) < 1e-7
 
 
+@pytest.mark.parametrize("kernel", [None, "definition"])
+@pytest.mark.parametrize("beta", [0.5, 0.3, 1e-9])
+def test_equal_logits_have_no_divergence_and_keep_their_derivatives(kernel, beta):
+    z = torch.randn(1, 50, generator=generator(15), dtype=WIDE)
+    z[0, 7] = -math.inf
+    one, none = torch.ones(1, 1, dtype=WIDE), torch.zeros(50, 1, dtype=WIDE)
+    for kind in DIVERGENCES:
+        bias = z[0].clone().requires_grad_()
+        found = linear_distillation(
+            one, none, one, none, linear_bias=bias, teacher_bias=z[0], divergence=kind, beta=beta,
+            kernel=kernel,
+        )  # fmt: skip
+        assert float(found.detach()) == 0.0
+        assert bool((torch.autograd.grad(found, bias)[0] == 0.0).all())
+    # the curvature there is that of β·(1 − β)/2·Σ p·(d − Σ p·d)²
+    bias = z[0].clone().requires_grad_()
+    found = linear_distillation(
+        one, none, one, none, linear_bias=bias, teacher_bias=z[0], divergence="jensen_shannon",
+        beta=beta, kernel=kernel,
+    )  # fmt: skip
+    (slope,) = torch.autograd.grad(found, bias, create_graph=True)
+    along = torch.randn(50, generator=generator(16), dtype=WIDE)
+    (curved,) = torch.autograd.grad((slope * along)[torch.arange(50) != 7].sum(), bias)
+    p = z[0].softmax(0)
+    want = beta * (1.0 - beta) * p * (along - (p * along).sum())
+    torch.testing.assert_close(curved, want, rtol=1e-9, atol=1e-12 * beta)
+
+
+@pytest.mark.parametrize("kernel", [None, "definition"])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_teacher_that_is_not_defined_is_nan_with_its_gradient(kernel, kind, bad):
+    hidden, head, _ = student()
+    given, its_head = torch.ones(ROWS, 1), torch.zeros(CLASSES, 1)
+    if bad == -math.inf:  # all of the classes
+        given[3], its_head[:] = bad, 1.0
+    else:
+        given[3], its_head[0] = bad, 1.0
+    found = linear_distillation(
+        hidden, head, given, its_head, divergence=kind, reduction="none", kernel=kernel
+    )
+    slopes = torch.autograd.grad(found.sum(), hidden)[0]
+    undefined = torch.arange(ROWS) == 3
+    assert torch.equal(found.isnan(), undefined)
+    assert torch.equal(slopes.isnan().all(1), undefined)
+    assert torch.equal(slopes.isnan().any(1), undefined)
+
+
 def kl_exactly(p, q):
     return mp.fsum(a * mp.log(a / b) for a, b in zip(p, q, strict=True))
 
@@ -579,6 +651,8 @@ def test_what_does_not_fit_is_refused():
 
     for arrays, how, words in (
         ((hidden, head, given[:5], its_head), {}, "must have the rows of input"),
+        ((hidden, head, given, its_head[:0]), {}, "teacher_weight must have at least one class"),
+        ((hidden, head[:0], given, its_head), {}, "linear_weight must have at least one class"),
         ((hidden, head, given, its_head[:, :3]), {}, "teacher_weight must be a matrix"),
         ((hidden, head, given, its_head), {"teacher_bias": its_bias[:3]}, "teacher_bias must"),
         ((hidden, head[:, :2], given, its_head), {}, "must be the same features"),
@@ -590,8 +664,11 @@ def test_what_does_not_fit_is_refused():
             call(*arrays, **how)
     for how, words in (
         ({"divergence": "kl"}, "divergence must be one of 'forward_kl'"),
-        ({"beta": 0.0}, "beta must"),
-        ({"beta": 1.0}, "beta must"),
+        ({"beta": 0.0}, "beta must lie between 0 and 1, at neither: got 0.0"),
+        ({"beta": 1.0}, "beta must lie between 0 and 1, at neither: got 1.0"),
+        ({"beta": 1.5}, r"beta must lie in \[0, 1\]: got 1.5"),
+        ({"out_dtype": torch.int64}, "out_dtype must be a float dtype"),
+        ({"out_dtype": torch.bool}, "out_dtype must be a float dtype"),
         ({"teacher_temperature": 0.0}, "temperature must"),
         ({"workspace_bytes": 50}, "workspace_bytes must hold the logits of one row"),
         ({"kernel": "triton_linear"}, "triton_linear"),
@@ -603,6 +680,25 @@ def test_what_does_not_fit_is_refused():
         call(hidden, head, given.long(), its_head)
     with pytest.raises(TypeError, match="teacher_weight must be a Tensor"):
         call(hidden, head, given, its_head.tolist())
+    with pytest.raises(XentError, match="out_dtype must be a float dtype of torch, or None"):
+        linear_sparse_cross_entropy(hidden, head, *listed(), out_dtype=torch.int32)
+
+
+def test_a_teacher_without_features_knows_its_bias():
+    hidden, head, _ = student()
+    given, its_head, its_bias = teacher()
+    found = linear_distillation(hidden, head, given[:, :0], its_head[:, :0], teacher_bias=its_bias)
+    alone = torch.ones(ROWS, 1), its_bias[:, None]
+    torch.testing.assert_close(found, linear_distillation(hidden, head, *alone))
+
+
+def test_shares_near_their_ends_are_those_of_the_ends():
+    hidden, head, _ = student(WIDE)
+    pair = hidden, head, *teacher(WIDE)[:2]
+    for beta, divergence in ((1e-200, "forward_kl"), (1.0 - 2.0**-53, "reverse_kl")):
+        found = linear_distillation(*pair, divergence="jensen_shannon", beta=beta)
+        end = linear_distillation(*pair, divergence=divergence)
+        torch.testing.assert_close(found / min(beta, 1.0 - beta), end)
 
 
 def test_labels_are_those_of_later_places():
@@ -774,6 +870,53 @@ def test_every_backward_pass_gives_the_same(call):
 
 
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("space", SPACES)
+def test_activation_checkpoints(call, reduction, space):
+    hidden, head, bias = student()
+    how = {"reduction": reduction, "workspace_bytes": SPACES[space]}
+
+    def loss(h):
+        found = CALLS[call](torch.tanh(h), head, bias, **how)
+        return found * torch.linspace(1.0, 2.0, ROWS) if reduction == "none" else found
+
+    plain = torch.autograd.grad(loss(hidden).sum(), (hidden, head, bias))
+    again = checkpoint(loss, hidden, use_reentrant=False).sum()
+    for a, b in zip(torch.autograd.grad(again, (hidden, head, bias)), plain, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("space", SPACES)
+def test_many_upstream_gradients_at_once(call, reduction, space):
+    inputs = student(WIDE)
+    how = {"reduction": reduction, "workspace_bytes": SPACES[space]}
+    found = CALLS[call](*inputs, **how)
+    upstream = torch.randn(3, *found.shape, generator=generator(17), dtype=WIDE)
+
+    def one(v, **options):
+        return torch.autograd.grad(found, inputs, v, retain_graph=True, **options)
+
+    want = [torch.stack(each) for each in zip(*map(one, upstream), strict=True)]
+    for got in (
+        one(upstream, is_grads_batched=True),
+        one(upstream, is_grads_batched=True, create_graph=True),
+        vmap(one)(upstream),
+    ):  # a teacher's product is float32, and is cut otherwise
+        torch.testing.assert_close(list(got), want, rtol=1e-5, atol=2e-6)
+    first = torch.autograd.grad(found, inputs, upstream[0], create_graph=True)
+    vectors = [torch.randn(2, *a.shape, generator=generator(18), dtype=WIDE) for a in first]
+
+    def second(*v, **options):
+        return torch.autograd.grad(first, inputs, v, retain_graph=True, **options)
+
+    want = [torch.stack(each) for each in zip(*map(second, *vectors), strict=True)]
+    found = second(*vectors, is_grads_batched=True)
+    torch.testing.assert_close(list(found), want, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_transforms_differentiate_the_definition(call):
     hidden, head, bias = (a.detach() for a in student(WIDE, classes=8, rows=3))
     known = listed(WIDE, classes=8, rows=3, k=3), teacher(WIDE, classes=8, rows=3)
@@ -831,6 +974,21 @@ def test_long_rows_are_those_of_the_definition(call, softcap):
         for rows, kernel in ((8, None), (4096, "definition"))
     )
     check_like(found, want.to(WIDE), inputs)
+
+
+@pytest.mark.parametrize(("call", "summed", "by_row"), [("bucket", 3, 4), ("forward_kl", 4, 6)])
+def test_products_are_as_many_as_the_page_says(call, summed, by_row, monkeypatch):
+    done = []
+    for name in ("logits", "add_to_hidden", "add_to_weight"):
+        own = getattr(linear_chunked.Head, name)
+        monkeypatch.setattr(
+            linear_chunked.Head, name,
+            lambda self, *a, own=own, **k: (done.append(1), own(self, *a, **k))[1],
+        )  # fmt: skip
+    for reduction, products in (("mean", summed), ("sum", summed), ("none", by_row)):
+        done.clear()
+        CALLS[call](*student(), reduction=reduction).sum().backward()
+        assert len(done) == products
 
 
 @pytest.mark.parametrize("call", CALLS)

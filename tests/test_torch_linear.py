@@ -501,6 +501,76 @@ def test_a_graph_may_be_differentiated_again_with_other_cotangents():
     assert torch.equal(found[0], found[3])
 
 
+MANY = {
+    "mean": lambda *a, **how: xent.torch.linear_cross_entropy(*a, z_loss=0.1, **how),
+    "rows": lambda *a, **how: xent.torch.linear_cross_entropy(*a, reduction="none", **how),
+    "statistics": lambda *a, **how: torch.stack(
+        [x for x in xent.torch.linear_softmax_statistics(*a, **how) if x.requires_grad]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", MANY)
+@pytest.mark.parametrize("space", SPACES)
+def test_many_upstream_gradients_at_once(form, space):
+    hidden, head, bias, target = made(WIDE)
+    inputs, g = (hidden, head, bias), torch.Generator().manual_seed(5)
+    found = MANY[form](hidden, head, target, linear_bias=bias, workspace_bytes=2 * SPACES[space])
+    upstream = torch.randn(3, *found.shape, generator=g, dtype=WIDE)
+
+    def one(v, **options):
+        return torch.autograd.grad(found, inputs, v, retain_graph=True, **options)
+
+    want = [torch.stack(each) for each in zip(*map(one, upstream), strict=True)]
+    for got in (
+        one(upstream, is_grads_batched=True),
+        one(upstream, is_grads_batched=True, create_graph=True),
+        torch.func.vmap(one)(upstream),
+    ):
+        torch.testing.assert_close(list(got), want)
+    first = torch.autograd.grad(found, inputs, upstream[0], create_graph=True)
+    vectors = [torch.randn(2, *a.shape, generator=g, dtype=WIDE) for a in first]
+
+    def second(*v, **options):
+        return torch.autograd.grad(first, inputs, v, retain_graph=True, **options)
+
+    want = [torch.stack(each) for each in zip(*map(second, *vectors), strict=True)]
+    torch.testing.assert_close(list(second(*vectors, is_grads_batched=True)), want)
+
+
+def test_vectorized_jacobians_and_hessians_are_those_of_the_logits():
+    hidden, head, target, *_ = pieces()
+    functional = torch.autograd.functional
+
+    def ours(w, **how):
+        return xent.torch.linear_cross_entropy(hidden, w, target, **how)
+
+    def theirs(w, **how):
+        return cross_entropy(linear(hidden, w), target, **how)
+
+    a, b = (
+        functional.jacobian(lambda w, f=f: f(w, reduction="none"), head, vectorize=True)
+        for f in (ours, theirs)
+    )
+    torch.testing.assert_close(a, b)
+    a, b = (functional.hessian(f, head, vectorize=True) for f in (ours, theirs))
+    torch.testing.assert_close(a, b)
+
+
+def test_many_upstream_gradients_of_a_compiled_call():
+    hidden, head, target, *_ = pieces()
+    hidden.requires_grad_()
+    torch._dynamo.reset()
+    once = torch.compile(
+        lambda h: xent.torch.linear_cross_entropy(h, head, target), backend="aot_eager"
+    )
+    (found,) = torch.autograd.grad(
+        once(hidden), hidden, torch.tensor([1.0, -2.0], dtype=WIDE), is_grads_batched=True
+    )
+    (want,) = torch.autograd.grad(cross_entropy(linear(hidden, head), target), hidden)
+    torch.testing.assert_close(found, torch.stack((want, -2.0 * want)))
+
+
 @pytest.mark.parametrize("frozen", ["hidden", "head", "both"])
 def test_what_asks_for_no_gradient_costs_no_product(frozen, monkeypatch):
     seen = []
@@ -737,6 +807,8 @@ near = xent.torch.linear_cross_entropy(
     hidden, head, target, kernel="triton_linear", filter_below=1e-9
 )
 torch.testing.assert_close(torch.autograd.grad(near, hidden)[0], one.detach())
+(many,) = torch.autograd.grad(loss, hidden, torch.tensor([1.0, 3.0]), is_grads_batched=True)
+torch.testing.assert_close(many, torch.stack((one, 3.0 * one)).detach())
 """
 
 
@@ -753,6 +825,16 @@ def test_products_are_left_out_by_one_kernel_alone():
 
 
 # ---- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [torch.int64, torch.bool, torch.complex64, "float32"])
+def test_a_result_of_no_float_dtype_is_refused(wrong):
+    hidden, head, _, target = made()
+    for call in (xent.torch.linear_cross_entropy, xent.torch.linear_softmax_statistics):
+        with pytest.raises(xent.errors.OptionError, match="out_dtype must be a float dtype"):
+            call(hidden, head, target, out_dtype=wrong)
+    with pytest.raises(xent.errors.OptionError, match="out_dtype must be a float"):
+        xent.torch.LinearCrossEntropyLoss(FEATURES, CLASSES, out_dtype=wrong)(hidden, target)
 
 
 def test_what_does_not_fit_is_refused_in_words():

@@ -509,6 +509,29 @@ def test_one_logit_that_is_not_defined_is_never_silent():
     check_one_logit_that_is_not_defined()
 
 
+def check_infinite_logits_under_a_softcap(dtype=torch.float32):
+    rows, cotangent = random_rows(dtype=dtype, softcap=3.0, z_loss=0.01)
+    bias = rows.bias.clone()
+    bias[4], bias[30] = torch.inf, 1e30  # as good as each other: both are 3 after it
+    targets = rows.targets.clone()
+    targets[:2] = torch.tensor([4, 30])
+    rows = replaced(rows, bias=bias, targets=targets)
+    statistics, *gradients = run(rows, cotangent)
+    truth = reference(replaced(rows, bias=bias.clamp(max=100.0)), cotangent)
+    assert_near(statistics.loss, truth[0], 2e-6)
+    assert_near(statistics.logsumexp, truth[1], 2e-6)
+    for got, want in zip(gradients, truth[3:], strict=True):
+        assert_near(got, want, 2e-6 if dtype == torch.float32 else 2.0**-9)
+    bias[5] = torch.nan
+    assert kernel.forward(replaced(rows, bias=bias)).loss.isnan().all()
+
+
+@here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_infinite_logits_are_the_softcap_where_there_is_one(dtype):
+    check_infinite_logits_under_a_softcap(dtype)
+
+
 @here
 def test_all_classes_masked_is_nan():
     rows, cotangent = random_rows()
@@ -953,6 +976,7 @@ MUTANTS = [
     ("ignored rows are written to ∂hidden", TILES, "sums = tl.where(place.live[:, None], sums, 0.0)", "sums = sums", check_weights_that_are_nan),
     ("a target outside the classes is silent", TILES, "(sums.top == float(\"-inf\")) | (label.inside == 0)", "(sums.top == float(\"-inf\"))", check_undefined_rows),
     ("NaN is silent", TILES, "tl.where(z < float(\"inf\"), z, float(\"inf\"))", "tl.where(z < float(\"inf\"), z, float(\"-inf\"))", check_one_logit_that_is_not_defined),
+    ("the softcap comes after the test for +∞", TILES, "z = tl.where(z > most, most, z)", "z = tl.where(z > 1e38, z, z)", check_infinite_logits_under_a_softcap),
     ("offsets of rows have 32 bits", TILES, "rows = row.to(tl.int64)[:, None] * view.row", "rows = (row[:, None] * view.row).to(tl.int32)", check_far_strides),
     ("every group has the first classes", TILES, "column = (first + at) * CLASSES", "column = at * CLASSES", check_random),
     ("sums over classes begin anew in each group", HOST, "_matrix(total) if group else None", "None", check_workspace),

@@ -28,6 +28,7 @@ from xent.torch.linear import (
     _masked,
     _require_head,
     _under_autocast,
+    float_dtype_of,
     limits_of,
     read_call,
     softcap_of,
@@ -212,7 +213,8 @@ def linear_sparse_cross_entropy(
         softcap=softcap_of(softcap),
         z_loss=require_number("z_loss", z_loss, 0.0, 2.0**40, "it weighs logsumexp²."),
     )
-    dtype = out_dtype or torch.promote_types(read_as.dtype, read.result_dtype(log_probabilities))
+    usual = torch.promote_types(read_as.dtype, read.result_dtype(log_probabilities))
+    dtype = float_dtype_of(out_dtype, usual)
     return _reduced(
         read_as._replace(rows=rows, dtype=dtype),
         targets,
@@ -268,7 +270,10 @@ def linear_distillation(
 
     The logits of both are made some rows at a time within `workspace_bytes`. They are float32, or
     float64 where an input is; all that follows is float64. Divergences are summed from terms that
-    are not negative, so a tiny one keeps its digits and equal logits give exactly 0.
+    are not negative, so a tiny one keeps its digits and equal logits give exactly 0. (Equal hidden
+    states and heads give logits that are equal but for the rounding of products.) A row that is not
+    defined, because a logit of either side is NaN or +∞ or all classes are masked, is NaN, and so
+    is its gradient.
 
     Parameters
     ----------
@@ -384,7 +389,9 @@ def linear_distillation(
             "Hint: 'forward_kl' is KL(teacher ‖ student)."
         )
     hint = "it is the teacher's share; at its ends use 'forward_kl' or 'reverse_kl'."
-    beta = require_number("beta", beta, 2.0**-30, 1.0 - 2.0**-30, hint)
+    beta = require_number("beta", beta, 0.0, 1.0, hint)
+    if beta in (0.0, 1.0):
+        raise OptionError(f"beta must lie between 0 and 1, at neither: got {beta!r}. Hint: {hint}")
     read.require_tensors(
         name,
         input=input,
@@ -429,7 +436,7 @@ def linear_distillation(
     assert hidden is not None
     assert weight is not None
     teacher = Teacher(
-        hidden.reshape(-1, hidden.shape[-1]),
+        hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1]),
         weight,
         _masked(name, bias, class_mask, weight, []),
         rows.temperature if teacher_temperature is None else temperature_of(teacher_temperature),
@@ -439,7 +446,8 @@ def linear_distillation(
     )
     return _reduced(
         read_as._replace(
-            rows=replace(rows, targets=which.reshape(-1)), dtype=out_dtype or read_as.dtype
+            rows=replace(rows, targets=which.reshape(-1)),
+            dtype=float_dtype_of(out_dtype, read_as.dtype),
         ),
         teacher,
         how,
@@ -541,6 +549,11 @@ def _require_teacher(
                 f"{name}(): {which}_weight must be a matrix (classes, features) of the features of "
                 f"its input: got shapes {tuple(head.shape)} and {tuple(hidden.shape)}. "
                 "Hint: torch.nn.Linear(D, C).weight is one."
+            )
+        if head.shape[0] == 0:
+            raise read.UnfitShapeError(
+                f"{name}(): {which}_weight must have at least one class: got shape "
+                f"{tuple(head.shape)}. Hint: it is (classes, features)."
             )
         if bias is not None and bias.shape != head.shape[:1]:
             raise read.UnfitShapeError(

@@ -4,7 +4,8 @@ As `xent.losses.autodiff.linear`, for the rows of `xent.losses.kernels.linear_di
 computes its gradients together with its value, the first backward pass scales and gives them away,
 later ones compute them again; losses of rows compute them when their upstream gradient is known.
 Second derivatives come from the definition, a block of rows at a time. Forward mode, the transforms
-of `torch.func`, and what is compiled or recorded, run the definition itself.
+of `torch.func`, many upstream gradients at once, and what is compiled or recorded, run the
+definition itself.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from xent.losses.autodiff.linear import (
     USUAL,
     Limits,
     ahead_of,
+    are_many,
     blocks_of,
+    by_autograd,
     by_blocks,
     emptied,
     needed_of,
     planned,
     scaled,
+    second_by_autograd,
     situation_of,
     wide_of,
 )
@@ -42,7 +46,6 @@ from xent.losses.kernels.linear_distilled import (
 __all__ = ["distilled_losses"]
 
 Tensor: TypeAlias = torch.Tensor
-_transforms = torch._C._functorch.get_dynamic_layer_stack_depth
 SECOND = 4
 """How many times the numbers of a loss its second derivatives hold, at most."""
 
@@ -66,11 +69,8 @@ class _Call(NamedTuple):
 def _kept(ctx: Any) -> tuple[_Call, tuple[Tensor, ...]]:
     """Return the call with its arrays, and what was kept beside them."""
     count, call = len(ctx.call.target.arrays()), ctx.call
-    arrays, own, others = (
-        ctx.saved_tensors[:6],
-        ctx.saved_tensors[6 : 6 + count],
-        ctx.saved_tensors[6 + count :],
-    )
+    saved = ctx.saved_tensors  # a checkpoint hands them out once
+    arrays, own, others = saved[:6], saved[6 : 6 + count], saved[6 + count :]
     return (
         call._replace(rows=call.rows.with_arrays(arrays), target=call.target.with_arrays(own)),
         others,
@@ -146,7 +146,7 @@ class _Summed(torch.autograd.Function):
         call, _ = _kept(ctx)
         ahead = ahead_of(call.rows, ctx.scale)
         factor = cotangent.to(torch.float64) * (ctx.scale if ahead == 1.0 else 1.0)
-        if torch.is_grad_enabled() or _transforms() > 0:
+        if torch.is_grad_enabled() or are_many(cotangent):
             each = (factor * ahead).expand(call.rows.targets.shape[:1])
             return *_again(call, each), *(None,) * 3
         stash, ctx.stash = ctx.stash, None
@@ -174,7 +174,7 @@ class _EachRow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         call, _ = _kept(ctx)
-        if torch.is_grad_enabled() or _transforms() > 0:
+        if torch.is_grad_enabled() or are_many(cotangent):
             return *_again(call, cotangent.to(torch.float64)), *(None,) * 2
         return *_gradients(call, cotangent, 1.0)[1:], *(None,) * 2
 
@@ -184,24 +184,17 @@ class _EachRow(torch.autograd.Function):
 
 def _again(call: _Call, cotangent: Tensor) -> tuple[Tensor | None, ...]:
     """Return derivatives of Σ cotangent·row weight·loss that can be differentiated, or mapped."""
-    if _transforms() > 0:
-        return _by_autograd(call, cotangent)
+    if are_many(cotangent):
+        return by_autograd(
+            lambda rows: _weighted(rows, call.target, call.limits),
+            call.rows,
+            cotangent,
+            call.needed,
+        )
     found: tuple[Tensor | None, ...] = _Gradients.apply(
         call.rows.hidden, call.rows.weight, call.rows.bias, cotangent, call
     )
     return found
-
-
-def _by_autograd(call: _Call, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the same from the definition's own graph."""
-    differentiated = torch.is_grad_enabled()
-    with torch.enable_grad():
-        inputs = [a if a is None or a.requires_grad else a.detach() for a in call.rows.arrays()[:3]]
-        wanted = [a for a, asked in zip(inputs, call.needed, strict=True) if asked]
-        rows = call.rows.with_arrays((*inputs, *call.rows.arrays()[3:]))
-        losses = _weighted(rows, call.target, call.limits)
-        found = iter(torch.autograd.grad(losses, wanted, cotangent, create_graph=differentiated))
-    return tuple(next(found) if asked else None for asked in call.needed)
 
 
 def _weighted(rows: LinearRows, target: Target, limits: Limits) -> Tensor:
@@ -224,7 +217,8 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
         call, (cotangent,) = _kept(ctx)
-        compute = _second_by_autograd if torch.is_grad_enabled() else _second
+        whole = torch.is_grad_enabled() or are_many(*vectors)
+        compute = _second_by_autograd if whole else _second
         with torch.autocast(cotangent.device.type, enabled=False):
             found = compute(call, cotangent, vectors)
         asked = ctx.needs_input_grad[:4]
@@ -306,19 +300,9 @@ def _second_by_autograd(
     call: _Call, cotangent: Tensor, vectors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return the same for third derivatives and further ones: the logits are held for them."""
-    inputs = [a for a in (*call.rows.arrays()[:3], cotangent) if a is not None]
-    inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
-    hidden, weight, *others, each = inputs
-    bias = others[0] if others else None
-    rows = call.rows.with_arrays((hidden, weight, bias, *call.rows.arrays()[3:]))
-    losses = _weighted(rows, call.target, call.limits)
-    pairs = [(a, v) for a, v in zip((hidden, weight, bias), vectors, strict=True) if v is not None]
-    first = torch.autograd.grad(losses, [a for a, _ in pairs], each, create_graph=True)
-    found = torch.autograd.grad(
-        first, inputs, [v for _, v in pairs], create_graph=True, allow_unused=True
+    return second_by_autograd(
+        lambda rows: _weighted(rows, call.target, call.limits), call.rows, cotangent, vectors
     )
-    by_hidden, by_weight, *rest, by_cotangent = found
-    return by_hidden, by_weight, rest[0] if rest else None, by_cotangent
 
 
 # ---- the function --------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ First derivatives come from the pieces of `xent.losses.kernels.linear_chunked`. 
 together with its value and keeps them, in float32 at least: the first backward pass scales, rounds
 and gives them away, later ones compute them again. Losses of rows compute them when their upstream
 gradient is known. Second derivatives are those of the definition, in blocks of rows, so they are
-bounded too. Forward mode and the transforms of `torch.func` differentiate the definition itself,
-block by block.
+bounded too. Forward mode, the transforms of `torch.func` and many upstream gradients at once
+differentiate the definition itself, block by block.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ __all__ = [
     "DEFINED",
     "Limits",
     "ahead_of",
+    "are_many",
     "blocks_of",
+    "by_autograd",
     "by_blocks",
     "emptied",
     "linear_losses",
@@ -50,6 +52,7 @@ __all__ = [
     "planned",
     "row_kernel",
     "scaled",
+    "second_by_autograd",
     "situation_of",
     "triton_linear",
     "wide_of",
@@ -263,7 +266,7 @@ class _Summed(torch.autograd.Function):
         rows = ctx.rows.with_arrays(ctx.saved_tensors)
         ahead = ahead_of(rows, ctx.scale)
         factor = cotangent.to(torch.float64) * (ctx.scale if ahead == 1.0 else 1.0)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or are_many(cotangent):
             each = (factor * ahead).expand(rows.targets.shape[:1])
             return *_differentiable_gradients(rows, ctx.limits, each, ctx.needed), *(None,) * 5
         stash, ctx.stash = ctx.stash, None
@@ -319,7 +322,7 @@ class _EachRow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         rows = ctx.rows.with_arrays(ctx.saved_tensors)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or are_many(cotangent):
             each = cotangent.to(torch.float64)
             return *_differentiable_gradients(rows, ctx.limits, each, ctx.needed), *(None,) * 4
         with torch.autocast(cotangent.device.type, enabled=False):
@@ -350,7 +353,7 @@ class _WithoutLogits(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         *arrays, saved = ctx.saved_tensors
         rows, needed = ctx.rows.with_arrays(tuple(arrays)), ctx.needed
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or are_many(cotangent):
             return *_differentiable_gradients(rows, ctx.limits, cotangent, needed), *(None,) * 3
         with torch.autocast(cotangent.device.type, enabled=False):
             found = triton_linear().backward(
@@ -367,13 +370,44 @@ def triton_linear() -> Any:
     return module
 
 
+# ---- many upstream gradients at once -------------------------------------------------------------
+
+
+def are_many(*cotangents: Tensor | None) -> bool:
+    """Tell whether upstream gradients stand for many at once, none of which can be looked at.
+
+    So they do within `torch.func.vmap`, and where `torch.autograd.grad` has `is_grads_batched`.
+    """
+    functorch = torch._C._functorch
+    return functorch.get_dynamic_layer_stack_depth() > 0 or any(
+        g is not None and functorch.is_legacy_batchedtensor(g) for g in cotangents
+    )
+
+
+def by_autograd(
+    compute: Callable[[LinearRows], Tensor],
+    rows: LinearRows,
+    cotangent: Tensor,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """Return derivatives by hidden, weight and bias from the graph of what is computed of rows."""
+    differentiated = torch.is_grad_enabled()
+    with torch.enable_grad():
+        wanted = [a for a, asked in zip(rows.arrays()[:3], needed, strict=True) if asked]
+        result = compute(rows)
+        found = iter(torch.autograd.grad(result, wanted, cotangent, create_graph=differentiated))
+    return tuple(next(found) if asked else None for asked in needed)
+
+
 # ---- second derivatives --------------------------------------------------------------------------
 
 
 def _differentiable_gradients(
     rows: LinearRows, limits: Limits, cotangent: Tensor, needed: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, ...]:
-    """Return derivatives of Σ cotangent·row weight·loss that can be differentiated again."""
+    """Return derivatives of Σ cotangent·row weight·loss that can be differentiated, or mapped."""
+    if are_many(cotangent):
+        return by_autograd(lambda own: _weighted(own, limits), rows, cotangent, needed)
     arrays = rows.hidden, rows.weight, rows.bias
     found: tuple[Tensor | None, ...] = _Gradients.apply(*arrays, cotangent, rows, limits, needed)
     return found
@@ -404,7 +438,8 @@ class _Gradients(torch.autograd.Function):
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
         *arrays, cotangent = ctx.saved_tensors
         rows = ctx.rows.with_arrays(tuple(arrays))
-        compute = _second_differentiably if torch.is_grad_enabled() else _second
+        whole = torch.is_grad_enabled() or are_many(*vectors)
+        compute = _second_differentiably if whole else _second
         with torch.autocast(cotangent.device.type, enabled=False):
             found = compute(rows, ctx.limits, cotangent, vectors)
         asked = ctx.needs_input_grad[:4]
@@ -483,17 +518,28 @@ def _second_differentiably(
     rows: LinearRows, limits: Limits, cotangent: Tensor, vectors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return the same for third derivatives and further ones: the logits are held for them."""
+    return second_by_autograd(lambda own: _weighted(own, limits), rows, cotangent, vectors)
+
+
+def second_by_autograd(
+    compute: Callable[[LinearRows], Tensor],
+    rows: LinearRows,
+    cotangent: Tensor,
+    vectors: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """Return derivatives of ⟨gradients, vectors⟩ from the graph of weighted losses of rows."""
+    differentiated = torch.is_grad_enabled()
     inputs = [a for a in (*rows.arrays()[:3], cotangent) if a is not None]
     inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
     hidden, weight, *others, each = inputs
     bias = others[0] if others else None
-    own = replace(rows, hidden=hidden, weight=weight, bias=bias)
-    losses = reduced(_defined(own, limits), rows.row_weight, "none", 1.0, wide_dtype(hidden))
     pairs = [(a, v) for a, v in zip((hidden, weight, bias), vectors, strict=True) if v is not None]
-    first = torch.autograd.grad(losses, [a for a, _ in pairs], each, create_graph=True)
-    found = torch.autograd.grad(
-        first, inputs, [v for _, v in pairs], create_graph=True, allow_unused=True
-    )
+    with torch.enable_grad():
+        losses = compute(replace(rows, hidden=hidden, weight=weight, bias=bias))
+        first = torch.autograd.grad(losses, [a for a, _ in pairs], each, create_graph=True)
+        found = torch.autograd.grad(
+            first, inputs, [v for _, v in pairs], create_graph=differentiated, allow_unused=True
+        )
     by_hidden, by_weight, *rest, by_cotangent = found
     return by_hidden, by_weight, rest[0] if rest else None, by_cotangent
 
@@ -551,6 +597,12 @@ def _defined(rows: LinearRows, limits: Limits) -> Tensor:
     return by_blocks(rows, limits, lambda of: defined(of)[:, 0])
 
 
+def _weighted(rows: LinearRows, limits: Limits) -> Tensor:
+    """Return weight·loss of each row from the definition."""
+    wide = wide_dtype(rows.hidden)
+    return reduced(_defined(rows, limits), rows.row_weight, "none", 1.0, wide)
+
+
 # ---- kernels as operators ------------------------------------------------------------------------
 
 _SCHEMA = (
@@ -570,10 +622,11 @@ def _define_operators() -> Any:
         rows, limits = taken_apart(arguments)
         return reduced(_losses(rows, limits), rows.row_weight, "none", 1.0, torch.float64)
 
-    def gradients(cotangent: Tensor, needed: list[bool], *arguments: Any) -> list[Tensor]:
+    def gradients(cotangent: Tensor, needed: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
         rows, limits = taken_apart(arguments)
         found = _gradients(rows, limits, cotangent, 1.0, (needed[0], needed[1], needed[2]))
-        return [a for a in found[1:] if a is not None]
+        # three tensors, not a list of those needed: so torch can go over many upstream gradients
+        return tuple(cotangent.new_empty(0) if a is None else a for a in found[1:])
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:6])
@@ -582,8 +635,8 @@ def _define_operators() -> Any:
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         arguments = (*ctx.saved_tensors, *ctx.numbers)
         needed = [bool(asked) for asked in ctx.needs_input_grad[:3]]
-        found = iter(gradient_operator(cotangent, needed, *arguments))
-        by = [next(found) if asked else None for asked in needed]
+        found = gradient_operator(cotangent, needed, *arguments)
+        by = [a if asked else None for a, asked in zip(found, needed, strict=True)]
         return *by, *(None for _ in arguments[3:])
 
     operator = torch.library.custom_op(
@@ -593,17 +646,18 @@ def _define_operators() -> Any:
         "xent::linear_losses_gradient",
         gradients,
         mutates_args=(),
-        schema=f"(Tensor cotangent, bool[] needed, {_SCHEMA}) -> Tensor[]",
+        schema=f"(Tensor cotangent, bool[] needed, {_SCHEMA}) -> (Tensor, Tensor, Tensor)",
     )
     operator.register_fake(
         lambda hidden, *_: hidden.new_empty(hidden.shape[:1], dtype=torch.float64)
     )
     gradient_operator.register_fake(
-        lambda _, needed, *arguments: [
+        lambda cotangent, needed, *arguments: tuple(
             torch.empty_like(a, memory_format=torch.contiguous_format)
-            for a, asked in zip(arguments[:3], needed, strict=True)
             if asked
-        ]
+            else cotangent.new_empty(0)
+            for a, asked in zip(arguments[:3], needed, strict=True)
+        )
     )
     operator.register_autograd(backward, setup_context=setup)
     return operator

@@ -13,6 +13,8 @@ from xent.losses import definition, dispatch
 from xent.losses.autodiff.linear import (
     DEFINED,
     Limits,
+    are_many,
+    by_autograd,
     by_blocks,
     emptied,
     needed_of,
@@ -178,11 +180,11 @@ class _Statistics(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         *arrays, found = ctx.saved_tensors
         rows = ctx.rows.with_arrays(tuple(arrays))
-        if torch.is_grad_enabled():
-            inputs = [a for a, n in zip(rows.arrays()[:3], ctx.needed, strict=True) if n]
-            again = by_blocks(rows, ctx.limits, _by_definition)
-            by = iter(torch.autograd.grad(again, inputs, cotangent, create_graph=True))
-            return *(next(by) if n else None for n in ctx.needed), None, None, None
+        if torch.is_grad_enabled() or are_many(cotangent):
+            found = by_autograd(
+                lambda own: by_blocks(own, ctx.limits, _by_definition), rows, cotangent, ctx.needed
+            )
+            return *found, None, None, None
         own = ready(rows)
         columns = torch.cat((cotangent[:, :3], found[:, :1], found[:, 2:3]), 1).to(torch.float64)
         bent = bool((columns[:, 2] != 0).any())

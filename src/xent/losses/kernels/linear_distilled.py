@@ -218,7 +218,10 @@ def _entries(targets: SparseTargets, which: Tensor, classes: int, dtype: torch.d
     mass = torch.where(listed, torch.exp(torch.where(listed, logarithms, 0.0)), 0.0)
     total = mass.sum(1)
     if targets.tail == "renormalise":
-        mass = mass / torch.where(total > 0, total, 1.0)[:, None]
+        # not exp, then a quotient: all masses may be too small for a number
+        alone = torch.where(listed | ~listed.any(1, keepdim=True), logarithms, -torch.inf)
+        alone = torch.where(listed.any(1, keepdim=True), alone, 0.0)
+        mass = torch.where(listed, torch.softmax(alone, 1), 0.0)
         rest = torch.zeros_like(total)
     else:
         # what the likeliest leaves is not 1 − m where that would cancel
@@ -472,7 +475,10 @@ def _mixture(log_q: Tensor, log_p: Tensor, beta: float) -> Tensor:
     high, low = torch.where(first, q, p), torch.where(first, p, q)
     nothing = high == -torch.inf
     high = torch.where(nothing, 0.0, high)
-    return torch.where(nothing, -torch.inf, high + torch.log1p(torch.exp(low - high)))
+    mixed = torch.where(nothing, -torch.inf, high + torch.log1p(torch.exp(low - high)))
+    # equals are their own mixture; the rounding error of that has no derivative
+    error = torch.where((log_q == log_p) & ~nothing, log_p - mixed, 0.0)
+    return mixed + constant(error)
 
 
 def _divergence(log_q: Tensor, log_p: Tensor, kind: str, beta: float) -> Tensor:
@@ -482,7 +488,9 @@ def _divergence(log_q: Tensor, log_p: Tensor, kind: str, beta: float) -> Tensor:
     if kind == "reverse_kl":
         return _excess(log_p, log_q).sum(-1)
     if kind == "total_variation":
-        return 0.5 * (torch.exp(log_p) - torch.exp(log_q)).abs().sum(-1)
+        losses = 0.5 * (torch.exp(log_p) - torch.exp(log_q)).abs().sum(-1)
+        # multiplied, so that the derivative is NaN too: NaN has the sign 0
+        return losses * torch.where(losses.isnan(), torch.nan, 1.0)
     log_m = _mixture(log_q, log_p, beta)
     parts = _excess(log_q, log_m).sum(-1), _excess(log_p, log_m).sum(-1)
     return beta * parts[0] + (1.0 - beta) * parts[1]
@@ -492,13 +500,14 @@ def _slopes(log_q: Tensor, log_p: Tensor, kind: str, beta: float, losses: Tensor
     """Return the derivatives of divergences by the student's logits after its transform.
 
     p − q; p·(log(p/q) − KL); (1 − β)·p·(log(p/m) − KL(p ‖ m)); and ½·p·(s − Σ p·s) with s the sign
-    of p − q, 0 where they are equal.
+    of p − q, 0 where they are equal. NaN for a row that is not defined.
     """
     p = torch.exp(log_p)
     if kind == "forward_kl":
         return p - torch.exp(log_q)
     if kind == "total_variation":
-        signs = torch.sign(p - torch.exp(log_q))
+        gap = p - torch.exp(log_q)
+        signs = torch.where(gap.isnan(), torch.nan, torch.sign(gap))
         return 0.5 * p * (signs - (p * signs).sum(-1, keepdim=True))
     other, mean, share = log_q, losses, 1.0
     if kind == "jensen_shannon":
@@ -513,7 +522,8 @@ def _plainly(
 ) -> tuple[Tensor, Tensor | None]:
     """Return divergences as Σ a·log(a/b), and their slopes if asked; NaN where a class is masked.
 
-    A fraction of the operations of `_divergence` and `_slopes`, for rows that are not `TINY`.
+    A fraction of the operations of `_divergence` and `_slopes`, for rows that are not `TINY`. The
+    slopes of a row whose divergence is NaN mean nothing.
     """
     p, q = torch.exp(log_p), torch.exp(log_q)
     if kind == "forward_kl":

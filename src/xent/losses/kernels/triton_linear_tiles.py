@@ -51,6 +51,7 @@ INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Python, on the CPU: the variable TRITON_INTERPRET, read at import."""
 
 _IN_PYTHON = tl.constexpr(INTERPRETED)
+_CAPPED = tl.constexpr(512.0)  # so many softcaps are capped to one, with the slope 0
 _BAND = tl.constexpr(16)  # blocks of rows that take turns, while what they share is in the cache
 
 
@@ -238,8 +239,12 @@ def _dot(a, b, sums):
 
 
 @triton.jit
-def _logits(inputs, place, column, shape, FEATURES: tl.constexpr):
-    """Return hidden·weightᵀ + bias in float32, −∞ past the last class."""
+def _logits(inputs, place, column, shape, numbers, FEATURES: tl.constexpr):
+    """Return hidden·weightᵀ + bias in float32, −∞ past the last class.
+
+    Under a softcap what lies beyond all it can tell apart is brought down to that, +∞ too: so +∞
+    is what no row survives, here as there.
+    """
     feature = tl.arange(0, FEATURES)
     exists = column < shape.classes
     z = tl.zeros([place.row.shape[0], column.shape[0]], tl.float32)
@@ -252,6 +257,9 @@ def _logits(inputs, place, column, shape, FEATURES: tl.constexpr):
         z = _dot(a, tl.trans(b), z)
     if inputs.bias is not None:
         z += _read(inputs.bias, column, exists).to(tl.float32)[None, :]
+    if numbers.softcap is not None:
+        most = (number(numbers.softcap) * _CAPPED).to(tl.float32)
+        z = tl.where(z > most, most, z)  # a NaN stays
     return tl.where(exists[None, :], z, float("-inf"))
 
 
@@ -397,7 +405,7 @@ def statistics(
     first = split * blocks
     for i in range(first, tl.minimum(first + blocks, shape.class_blocks)):
         column = i * CLASSES + tl.arange(0, CLASSES)
-        z = _logits(inputs, place, column, shape, FEATURES)
+        z = _logits(inputs, place, column, shape, numbers, FEATURES)
         w = _weights_of_tile(inputs, column, shape)
         sums = _together(sums, _sums_of(z, w, label, column, numbers, TURNING), numbers)
     _keep(parts, place, sums, split, numbers.smoothing is not None, TURNING)
@@ -558,7 +566,7 @@ def slopes(
     place, factor = _find(inputs, block * ROWS + tl.arange(0, ROWS), shape)
     label = _read_label(inputs, place, shape)
     column = (first + at) * CLASSES + tl.arange(0, CLASSES)
-    z = _logits(inputs, place, column, shape, FEATURES)
+    z = _logits(inputs, place, column, shape, numbers, FEATURES)
     w = _weights_of_tile(inputs, column, shape)
     row = _row_of(saved, place, label, cotangent, factor, unit, numbers)
     g = _gradient_of_tile(z, w, row, label, column, place, numbers)
