@@ -996,3 +996,17 @@ def test_a_tensor_that_outlived_a_transform_is_read_like_torch_reads_it():
 
     torch.func.grad(f)(Z.detach().clone())
     assert torch.isclose(X.cross_entropy(kept[0], Y), F.cross_entropy(kept[0], Y))
+
+
+@pytest.mark.parametrize("wrong", [torch.int64, torch.bool, torch.complex64, "float32"])
+def test_a_result_of_no_float_dtype_is_refused(wrong):
+    logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
+    for call in (
+        lambda: X.cross_entropy(logits, target, out_dtype=wrong),
+        lambda: X.nll_loss(logits.log_softmax(1), target, out_dtype=wrong),
+        lambda: X.binary_cross_entropy(logits.sigmoid(), logits, out_dtype=wrong),
+        lambda: X.binary_cross_entropy_with_logits(logits, logits, out_dtype=wrong),
+        lambda: X.kl_div(logits, logits, reduction="sum", out_dtype=wrong),
+    ):
+        with pytest.raises(OptionError, match="out_dtype must be a float dtype"):
+            call()

@@ -30,6 +30,7 @@ __all__ = [
     "check_kl_div",
     "class_indices",
     "entries_of",
+    "float_dtype_of",
     "folded",
     "index_error",
     "index_of",
@@ -89,6 +90,18 @@ class RefusedOptionError(OptionError, RuntimeError):
 
 class DeviceError(OptionError, RuntimeError):
     """Tensors on different devices."""
+
+
+def float_dtype_of(out_dtype: Any, usual: torch.dtype) -> torch.dtype:
+    """Return the dtype of a result, checked; the usual one for None."""
+    if out_dtype is None:
+        return usual
+    if not isinstance(out_dtype, torch.dtype) or not out_dtype.is_floating_point:
+        raise OptionError(
+            f"out_dtype must be a float dtype of torch, or None: got {out_dtype!r}. "
+            f"Hint: torch.float32; None, the default, gives {usual} here."
+        )
+    return out_dtype
 
 
 def can_look(*tensors: Tensor | None) -> bool:

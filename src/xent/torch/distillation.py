@@ -28,7 +28,6 @@ from xent.torch.linear import (
     _masked,
     _require_head,
     _under_autocast,
-    float_dtype_of,
     limits_of,
     read_call,
     softcap_of,
@@ -214,7 +213,7 @@ def linear_sparse_cross_entropy(
         z_loss=require_number("z_loss", z_loss, 0.0, 2.0**40, "it weighs logsumexp²."),
     )
     usual = torch.promote_types(read_as.dtype, read.result_dtype(log_probabilities))
-    dtype = float_dtype_of(out_dtype, usual)
+    dtype = read.float_dtype_of(out_dtype, usual)
     return _reduced(
         read_as._replace(rows=rows, dtype=dtype),
         targets,
@@ -447,7 +446,7 @@ def linear_distillation(
     return _reduced(
         read_as._replace(
             rows=replace(rows, targets=which.reshape(-1)),
-            dtype=float_dtype_of(out_dtype, read_as.dtype),
+            dtype=read.float_dtype_of(out_dtype, read_as.dtype),
         ),
         teacher,
         how,

@@ -219,8 +219,10 @@ def cross_entropy(
     mean = Mean(
         divisor_of_rows(rows, look_at_targets(rows, target), how, normalizer),
         read.zero_if_empty(empty),
-        out_dtype
-        or (read.result_dtype(input, target, weight) if soft else read.result_dtype(input)),
+        read.float_dtype_of(
+            out_dtype,
+            read.result_dtype(input, target, weight) if soft else read.result_dtype(input),
+        ),
     )
     if not classes:  # every row is ignored or has no mass
         return mean.of_losses(logits.sum(1)).reshape(rows_shape if how == "none" else ())
@@ -313,7 +315,7 @@ def nll_loss(
     mean = Mean(
         divisor_of_rows(rows, summary, how, normalizer),
         read.zero_if_empty(empty),
-        out_dtype or read.result_dtype(input),
+        read.float_dtype_of(out_dtype, read.result_dtype(input)),
     )
     every = summary is not None and type(summary.kept) is int and summary.kept == outer * inner
     return mean.of_losses(picked_losses(rows, every=every)).reshape(
@@ -415,7 +417,7 @@ def binary_cross_entropy(
     mean = Mean(
         divisor_of_entries(how, normalizer, shape, each, input),
         read.zero_if_empty(empty),
-        out_dtype or read.result_dtype(input),
+        read.float_dtype_of(out_dtype, read.result_dtype(input)),
     )
     return mean.of_losses(binary_losses(input, target, each, clamp))
 
@@ -519,7 +521,7 @@ def binary_cross_entropy_with_logits(
     mean = Mean(
         divisor_of_entries(how, normalizer, shape, each, input),
         read.zero_if_empty(empty),
-        out_dtype or read.result_dtype(target),
+        read.float_dtype_of(out_dtype, read.result_dtype(target)),
     )
     result = mean.of_kernel(entry_losses, rows, kernel)
     return result.reshape(shape) if how == "none" else result
@@ -609,5 +611,5 @@ def kl_div(
     if how == "batchmean":
         how, count = "mean", input.shape[0] if input.ndim else 1
     divisor = divisor_of_entries(how, normalizer, (count,), None, input)
-    dtype = out_dtype or read.result_dtype(input, target)
+    dtype = read.float_dtype_of(out_dtype, read.result_dtype(input, target))
     return Mean(divisor, read.zero_if_empty(empty), dtype).of_losses(terms)

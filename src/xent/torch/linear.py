@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from xent.errors import OptionError
 from xent.losses.autodiff.linear import Limits, linear_losses
 from xent.losses.autodiff.linear_statistics import linear_statistics
 from xent.losses.kernels import LinearRows, SoftmaxRows
@@ -195,7 +194,7 @@ def linear_cross_entropy(
     limits = limits_of(workspace_bytes, invariant, filter_below)
     likeness = replace(call.likeness, **numbers)
     summary = look_at_targets(likeness, target)
-    dtype = float_dtype_of(out_dtype, call.dtype)
+    dtype = read.float_dtype_of(out_dtype, call.dtype)
     mean = Mean(
         divisor_of_rows(likeness, summary, how, normalizer), read.zero_if_empty(empty), dtype
     )
@@ -349,7 +348,7 @@ def linear_softmax_statistics(
     wide = torch.float64 if call.dtype is torch.float64 else torch.float32
     found = linear_statistics(
         rows,
-        dtype=float_dtype_of(out_dtype, wide),
+        dtype=read.float_dtype_of(out_dtype, wide),
         kernel=kernel,
         limits=limits_of(workspace_bytes),
     )
@@ -389,18 +388,6 @@ def limits_of(workspace_bytes: Any, invariant: Any = False, filter_below: Any = 
         hint = "a share of a row's gradient, such as 1e-4; None leaves nothing out."
         filter_below = require_number("filter_below", filter_below, 0.0, 1.0, hint)
     return Limits(space, bool(invariant), filter_below)
-
-
-def float_dtype_of(out_dtype: Any, usual: torch.dtype) -> torch.dtype:
-    """Return the dtype of a result, checked; the usual one for None."""
-    if out_dtype is None:
-        return usual
-    if not isinstance(out_dtype, torch.dtype) or not out_dtype.is_floating_point:
-        raise OptionError(
-            f"out_dtype must be a float dtype of torch, or None: got {out_dtype!r}. "
-            f"Hint: torch.float32; None, the default, gives {usual} here."
-        )
-    return out_dtype
 
 
 def _under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:

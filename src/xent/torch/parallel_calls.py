@@ -459,7 +459,7 @@ def _read(
         zero=read.zero_if_empty(o.empty),
         shape=shape,
         workspace=_workspace(source.workspace),
-        dtype=_read_dtype(o.out_dtype) or read.result_dtype(*given, linear),
+        dtype=read.float_dtype_of(o.out_dtype, read.result_dtype(*given, linear)),
         divisor=divisor,
     )
 
@@ -538,15 +538,6 @@ def _read_divisor(normalizer: Any, main: Tensor, o: Options) -> Any:
     if is_tensor and o.check and not normalizer.ndim and not is_differentiated(normalizer):
         normalizer = normalizer.cpu()  # where it is looked at; ranks compare it too
     return given_divisor(normalizer, main)
-
-
-def _read_dtype(dtype: Any) -> torch.dtype | None:
-    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        return dtype
-    raise OptionError(
-        f"out_dtype must be a float dtype, or None: got {dtype!r}. "
-        "Hint: torch.float32; a loss in nats is no integer."
-    )
 
 
 def _check_linear(name: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
