@@ -776,7 +776,7 @@ def rows_of_other_processes(w: World) -> None:
 
     for words, one in (
         ("TargetIndexError: on data rank 1: targets must lie in [0, 10): got 10", call(z, bad)),
-        ("OptionError: on data rank 1: ", call(reduction="mena" if odd else "mean")),
+        ("OptionError: on data rank 1: ", call(reduction="average" if odd else "mean")),
         ("OptionError: on data rank 1: ", call(**by_row if odd else {})),
         ("OptionError: on data rank 0: ", call(**by_row)),
         ("TypeError: on data rank 1: ", call(z, None if odd else t)),
