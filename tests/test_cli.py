@@ -303,3 +303,25 @@ def test_the_demo_names_a_command_that_works_here(monkeypatch, tmp_path):
     assert Path(process.program()) == Path(
         ".venv", "bin", "xent.exe" if os.name == "nt" else "xent"
     )
+
+
+def test_a_request_to_end_that_a_destructor_swallows_is_made_again():
+    script = (
+        "import os, signal, sys, time\n"
+        "from xent.cli.process import guarded\n"
+        "class Swallows:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.01)\n"
+        "def work():\n"
+        "    swallows = Swallows()\n"
+        "    del swallows\n"
+        "    time.sleep(60)\n"
+        "    return 0\n"
+        "sys.exit(guarded(work))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == 128 + 15
+    assert done.stderr == b""

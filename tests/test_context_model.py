@@ -316,3 +316,12 @@ def test_without_numba_it_is_said_what_to_install():
     assert done.returncode == 2
     assert b"pip install 'xent[coding]'" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_what_grows_when_it_is_written_has_a_place():
+    model = ContextModel.of(b"a" * 100_000 + b"b", order=2)
+    data = random.Random(1).randbytes(5000)
+    code = encode_block(data, model)
+    assert len(code) > 2 * len(data)
+    assert decode_block(code, len(data), model) == data
+    assert len(code) <= model.price(data) / 8 * 1.0001 + 64

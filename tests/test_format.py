@@ -48,6 +48,7 @@ MODEL = ContextModel.load(FOLDER / "shared.model")
 
 def given_model(options):
     """Return options as `compress` takes them: with the model that they name."""
+    options = {"block_size": 1 << 20, **options}
     return {**options, "model": MODEL} if "model" in options else options
 
 

@@ -92,6 +92,18 @@ def _ending_cleanly() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise _Ended(number)
 
+    def again(ignored: Any) -> None:
+        # A destructor that was running has swallowed the request: it is made once more, later.
+        if not isinstance(ignored.exc_value, _Ended):
+            hook(ignored)
+            return
+        number = ignored.exc_value.number
+        for each in before:
+            signal.signal(each, end)
+        main = threading.main_thread().ident
+        threading.Timer(0.05, lambda: signal.pthread_kill(main or 0, number)).start()
+
+    hook = sys.unraisablehook
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
@@ -99,9 +111,13 @@ def _ending_cleanly() -> Iterator[None]:
             # Who ignores a signal, as nohup does, goes on ignoring it.
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 before[number] = signal.signal(number, end)
+        if before and hasattr(signal, "pthread_kill"):
+            sys.unraisablehook = again
     try:
         yield
     finally:
+        if sys.unraisablehook is again:
+            sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -49,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 MAGIC = b"\x89XENT\r\n\x1a"
 VERSION = 1
-BLOCK_SIZE = 1 << 20
+BLOCK_SIZE = 1 << 19
 """Bytes of a block where the caller names none."""
 LARGEST_BLOCK = 1 << 24
 LARGEST_MODEL = 1 << 26
@@ -262,6 +262,8 @@ def compress_stream(
 
     for block, code in _side_by_side(encode, _blocks(source, block_size), threads):
         again, done = crc32c(block, again), done + len(block)
+        if done > length:  # and may go on growing for ever
+            break
         code_bytes += len(code)
         sink.write(len(code).to_bytes(4, "little") + crc32c(block).to_bytes(4, "little"))
         sink.write(code)
@@ -269,7 +271,8 @@ def compress_stream(
     if (again, done) != (checksum, length):
         raise CodeError(
             f"the input must stay as it is while it is read: {length} bytes were counted, and then "
-            f"{done} others came. Hint: compress a copy of a file that is still written to."
+            f"{'more' if done > length else done} others came. "
+            "Hint: compress a copy of a file that is still written to."
         )
     return Written(header, code_bytes, used, counts)
 

@@ -429,6 +429,7 @@ class ContextModel:
             If they are no model: too few, too many, or numbers that no model has.
         """
         wrong = "Hint: the file is damaged, or no model of xent's."
+        data = as_bytes(data).tobytes()
         if not data or data[0] > MAX_ORDER:
             got = "nothing" if not data else f"order {data[0]}"
             raise ModelError(f"a model must begin with its order, 0 to 2: got {got}. {wrong}")

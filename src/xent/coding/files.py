@@ -112,6 +112,11 @@ def _spooled(source: _Source) -> Iterator[_Source]:
         yield _Source(copy, "a temporary copy")
 
 
+def _require_output() -> None:
+    if sys.stdout is None:
+        raise OptionError("standard output must be open: it is closed. Hint: name a file.")
+
+
 @contextmanager
 def _written(path: Path) -> Iterator[BinaryIO]:
     """Give where to write and read again; it becomes the file, or is printed, when all is well."""
@@ -124,6 +129,7 @@ def _written(path: Path) -> Iterator[BinaryIO]:
         yield copy
         copy.seek(0)
         if path == STANDARD:
+            _require_output()
             shutil.copyfileobj(copy, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
             return
@@ -196,6 +202,7 @@ def decompress_file(
 
     with opened(source, twice=False) as given:
         if target == STANDARD:
+            _require_output()
             header = decode(given, sys.stdout.buffer)
             sys.stdout.buffer.flush()
             return header

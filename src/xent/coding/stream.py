@@ -12,7 +12,7 @@ import numpy as np
 
 from xent.coding import stream_loops
 from xent.coding.context_model import ContextModel, as_bytes, whole_number
-from xent.coding.stream_loops import LANES, LOWEST
+from xent.coding.stream_loops import FULL, LANES, LOWEST, MOST_WORDS
 from xent.errors import CodeError
 
 __all__ = ["decode_block", "encode_block"]
@@ -52,17 +52,23 @@ def encode_block(block: Any, model: ContextModel) -> bytes:
     True
     """
     data = as_bytes(block)
-    pushes = data.size * (model.order + 2)  # of one byte: an escape from each row, and itself
-    words, states = np.empty(pushes, np.uint32), np.empty(LANES, np.uint64)
     arrays = model.row_of, model.codes, model.parents
-    place = stream_loops.encode(data, model.mask, *arrays, words, states)
+    states = np.empty(LANES, np.uint64)
+    # As much as the block itself nearly always does: fresh memory takes time, and stops others.
+    for words_of_a_byte in (0.25, MOST_WORDS):
+        size = int(data.size * words_of_a_byte) + 2 * LANES * MOST_WORDS
+        words = np.empty(size, np.uint32)
+        place = stream_loops.encode(data, model.mask, *arrays, words, states)
+        if place != FULL:
+            break
     if place < 0:
         at = -1 - place
         raise CodeError(
             f"every byte must have a code: got {int(data[at])} at {at}, which the model has not, "
             "and no escape; its price is infinite. Hint: fit the model with escape=True."
         )
-    return states.astype("<u8").tobytes() + words[place:].astype("<u4").tobytes()
+    head, rest = states.astype("<u8", copy=False), words[place:].astype("<u4", copy=False)
+    return b"".join((head.data, rest.data))  # one copy: other threads wait for it
 
 
 def decode_block(code: Any, size: int, model: ContextModel) -> bytes:

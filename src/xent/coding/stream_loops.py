@@ -17,13 +17,28 @@ import numpy as np
 
 from xent.coding.compiling import compiled
 
-__all__ = ["ESCAPE", "LANES", "LOWEST", "PRECISION", "count", "decode", "encode", "piece_bits"]
+__all__ = [
+    "ESCAPE",
+    "FULL",
+    "LANES",
+    "LOWEST",
+    "MOST_WORDS",
+    "PRECISION",
+    "count",
+    "decode",
+    "encode",
+    "piece_bits",
+]
 
 PRECISION = 14
 """Bits of a slot's number: frequencies of a row sum to 2¹⁴."""
 LANES = 8
 LOWEST = 1 << 31
 """The least state of a lane, which is also where it begins."""
+MOST_WORDS = 4
+"""Words that a byte can take: itself, and escapes from contexts of 2, 1 and 0 bytes."""
+FULL = -(1 << 62)
+"""What encoding says where there may be no place for the words."""
 ESCAPE = 256
 """The symbol that says: what comes is written as the row's parent writes it."""
 
@@ -104,16 +119,19 @@ def _push_escaped(x, words, place, row, symbol, codes, parents):
 def encode(data, mask, row_of, codes, parents, words, states):
     """Write a block backwards to the end of `words`, and its states.
 
-    Returns the place of the first word, or −1 − i where the byte at i cannot be written. A byte
-    takes at most one word for itself and one for each of its escapes.
+    Returns the place of the first word, or −1 − i where the byte at i cannot be written, or `FULL`.
+    A byte takes at most one word for itself and one for each of its escapes.
     """
     n = data.size
+    most = LANES * MOST_WORDS
     each, more = n // LANES, n % LANES
     place = words.size
     for lane in range(LANES):
         states[lane] = _LEAST
     for step in range(each - (0 if more else 1), -1, -1):
         lanes = more if step == each else LANES
+        if place < most:
+            return FULL
         for lane in range(lanes - 1, -1, -1):
             i = lane * each + min(lane, more) + step
             context = 0
