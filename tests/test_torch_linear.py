@@ -1090,3 +1090,57 @@ def test_few_features_and_shapes_alone():
         xent.torch.linear_cross_entropy(torch.ones(5, 2), torch.ones(4, 2), target, shift=1.7)
     with pytest.raises(TypeError, match="input must be a Tensor"):
         xent.torch.linear_softmax_statistics([[1.0]], torch.ones(4, 1))
+
+
+@pytest.mark.parametrize("case", ["plain", "z-loss", "weights"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_low_memory_holds_no_wide_copy_of_the_gradient_of_the_weight(case, reduction, monkeypatch):
+    taken = []
+    own = linear_chunked.memory
+    monkeypatch.setattr(
+        linear_chunked, "memory",
+        lambda shape, dtype, device: (taken.append((tuple(shape), dtype)), own(shape, dtype, device))[1],
+    )  # fmt: skip
+    g = torch.Generator().manual_seed(21)
+    hidden = torch.randn(ROWS, 64, generator=g).to(torch.bfloat16).requires_grad_()
+    head = torch.randn(CLASSES, 64, generator=g).to(torch.bfloat16).requires_grad_()
+    target = torch.randint(0, CLASSES, (ROWS,), generator=g)
+    options = dict(CASES[case])
+    space = 20_000  # all rows with half of their classes, or some rows with all of them
+    calls = {}
+    for low_memory in (False, True):
+        taken.clear()
+        loss = xent.torch.linear_cross_entropy(
+            hidden, head, target, reduction=reduction, workspace_bytes=space,
+            low_memory=low_memory, out_dtype=torch.float32, **options,
+        )  # fmt: skip
+        found = torch.autograd.grad(3.0 * loss, (hidden, head))
+        wide = [dtype for shape, dtype in taken if shape == (CLASSES, 64)]
+        assert wide == [torch.bfloat16 if low_memory else torch.float32]
+        calls[low_memory] = (loss.detach(), *found)
+    truth = [a.detach().double().requires_grad_() for a in (hidden, head)]
+    losses = expected(*truth, None, target, **options)
+    mass = torch.ones(ROWS, dtype=WIDE)
+    for each in (
+        options.get("row_weight"),
+        options["weight"][target] if "weight" in options else None,
+    ):
+        mass = mass if each is None else mass * each
+    value = losses.sum() / (mass.sum() if reduction == "mean" else 1.0)
+    want = torch.autograd.grad(3.0 * value, truth)
+    torch.testing.assert_close(calls[True][0].double(), value.detach(), rtol=1e-5, atol=0.0)
+    for found, usual, exact in zip(calls[True][1:], calls[False][1:], want, strict=True):
+        assert found.dtype == torch.bfloat16
+        off = (found.double() - exact).abs()
+        assert (off <= 2.0**-8 * exact.abs() + 1e-5 * exact.abs().max()).all()
+        torch.testing.assert_close(found, usual, rtol=2.0**-7, atol=1e-5 * float(exact.abs().max()))
+
+
+def test_low_memory_takes_all_rows_at_once_where_they_fit():
+    rows = LinearRows(*made())
+    plan = linear_chunked.plan_of(rows, SPACES["classes"], differentiated=True, together=True)
+    assert plan.rows < ROWS  # not even two vectors of each row fit
+    space = ROWS * 4 * 64
+    plan = linear_chunked.plan_of(rows, space, differentiated=True, together=True)
+    assert plan.rows == ROWS
+    assert plan.classes < CLASSES

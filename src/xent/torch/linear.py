@@ -48,6 +48,7 @@ def linear_cross_entropy(
     shift: int = 0,
     workspace_bytes: int = DEFAULT_WORKSPACE,
     invariant: bool = False,
+    low_memory: bool = False,
     filter_below: float | None = None,
     out_dtype: torch.dtype | None = None,
     empty: Literal["nan", "zero"] = "nan",
@@ -105,6 +106,11 @@ def linear_cross_entropy(
     invariant
         Whether a row's loss must not depend on the other rows, to the bit: every product then has
         the same shape, and is somewhat slower.
+    low_memory
+        Whether a mean or sum holds no float32 copy of the gradient of a half-type weight: nothing
+        is computed ahead of the backward pass, all rows come at once and the classes are cut, so
+        that each part of the gradient is rounded when it is made. Five products instead of three.
+        Where a row's target is more than one class it holds the copy in the backward pass only.
     filter_below
         With ``kernel="triton_linear"`` on a GPU: products may be left out whose part of a row's
         gradient by its logits sums to at most this share of the row's upstream gradient. Exact by
@@ -166,6 +172,7 @@ def linear_cross_entropy(
             shift=shift,
             workspace_bytes=workspace_bytes,
             invariant=invariant,
+            low_memory=low_memory,
             filter_below=filter_below,
             out_dtype=out_dtype,
             empty=empty,
@@ -191,7 +198,7 @@ def linear_cross_entropy(
         "softcap": softcap_of(softcap),
         "z_loss": require_number("z_loss", z_loss, 0.0, 2.0**40, "it weighs logsumexp²."),
     }
-    limits = limits_of(workspace_bytes, invariant, filter_below)
+    limits = limits_of(workspace_bytes, invariant, filter_below, low_memory)
     likeness = replace(call.likeness, **numbers)
     summary = look_at_targets(likeness, target)
     dtype = read.float_dtype_of(out_dtype, call.dtype)
@@ -380,14 +387,19 @@ def softcap_of(value: Any) -> float | None:
     return None if value is None else require_number("softcap", value, 2.0**-10, 2.0**10, hint)
 
 
-def limits_of(workspace_bytes: Any, invariant: Any = False, filter_below: Any = None) -> Limits:
+def limits_of(
+    workspace_bytes: Any,
+    invariant: Any = False,
+    filter_below: Any = None,
+    low_memory: Any = False,
+) -> Limits:
     """Return the limits of memory and work, checked."""
     hint = f"bytes that pieces of logits may take; the default is {DEFAULT_WORKSPACE}."
     space = int(require_number("workspace_bytes", workspace_bytes, 1.0, 2.0**60, hint))
     if filter_below is not None:
         hint = "a share of a row's gradient, such as 1e-4; None leaves nothing out."
         filter_below = require_number("filter_below", filter_below, 0.0, 1.0, hint)
-    return Limits(space, bool(invariant), filter_below)
+    return Limits(space, bool(invariant), filter_below, bool(low_memory))
 
 
 def _under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -613,8 +625,8 @@ class LinearCrossEntropyLoss(_Options, _Base):
     in_features, num_classes, out_features, bias, device, dtype, reduction, weight, ignore_index, \
 label_smoothing, options
         As for `torch.nn.LinearCrossEntropyLoss` (torch 2.13), in their places.
-    z_loss, temperature, softcap, normalizer, shift, workspace_bytes, invariant, filter_below, \
-out_dtype, empty, kernel
+    z_loss, temperature, softcap, normalizer, shift, workspace_bytes, invariant, low_memory, \
+filter_below, out_dtype, empty, kernel
         As for `linear_cross_entropy`.
 
     Examples
@@ -634,6 +646,7 @@ out_dtype, empty, kernel
         "shift": 0,
         "workspace_bytes": DEFAULT_WORKSPACE,
         "invariant": False,
+        "low_memory": False,
         "filter_below": None,
         "out_dtype": None,
         "empty": "nan",
@@ -661,6 +674,7 @@ out_dtype, empty, kernel
         shift: int = 0,
         workspace_bytes: int = DEFAULT_WORKSPACE,
         invariant: bool = False,
+        low_memory: bool = False,
         filter_below: float | None = None,
         out_dtype: torch.dtype | None = None,
         empty: Empty = "nan",
@@ -687,6 +701,7 @@ out_dtype, empty, kernel
             shift=shift,
             workspace_bytes=workspace_bytes,
             invariant=invariant,
+            low_memory=low_memory,
             filter_below=filter_below,
             out_dtype=out_dtype,
             empty=empty,

@@ -73,11 +73,14 @@ class Limits(NamedTuple):
         Whether pieces are all of one size, so that a row's bits do not depend on others.
     filter_below
         For the kernel without logits: what share of a row's gradient may be left out.
+    low_memory
+        Whether no float32 copy of the weight's gradient is held, at the price of two products.
     """
 
     workspace_bytes: int = DEFAULT_WORKSPACE
     invariant: bool = False
     filter_below: float | None = None
+    low_memory: bool = False
 
 
 USUAL = Limits()
@@ -195,6 +198,7 @@ def planned(
         copies=copies + more_copies,
         differentiated=differentiated,
         invariant=limits.invariant,
+        together=limits.low_memory,
         whole=whole,
         waiting=waiting,
     )
@@ -723,6 +727,9 @@ def linear_losses(
         return reduced(losses, None, reduction, scale, dtype)
     if reduction == "none":
         return _EachRow.apply(*arrays, rows, limits, dtype, needed)
+    if limits.low_memory:  # gradients wait until their upstream is known, and are rounded at once
+        losses = _EachRow.apply(*arrays, rows, limits, torch.float64, needed)
+        return reduced(losses, None, reduction, scale, dtype)
     if not isinstance(scale, torch.Tensor) or (scale.device.type == "cpu"):
         scale = float(scale)
     return _Summed.apply(*arrays, rows, limits, scale, dtype, needed)

@@ -79,6 +79,7 @@ def plan_of(
     copies: int = 1,
     differentiated: bool,
     invariant: bool = False,
+    together: bool = False,
     whole: bool = False,
     waiting: bool = False,
 ) -> Plan:
@@ -97,6 +98,9 @@ def plan_of(
         Whether gradients are wanted.
     invariant
         Whether every product is to have the same shape, however many rows there are.
+    together
+        Whether all rows come at once, and the classes are cut as far as that takes: then the
+        weight's gradient is final class by class, and has the weight's dtype from the beginning.
     whole
         Whether all classes of a row are wanted at once.
     waiting
@@ -131,15 +135,16 @@ def plan_of(
     if invariant:
         return Plan(max(1, min(INVARIANT_ROWS, held // line)), classes, tile, padded=True)
     fit = held // line
-    if fit >= count or fit >= FEW_ROWS or whole or _whole_rows_only(rows):
+    at_once = together and not whole and not _whole_rows_only(rows) and 2 * PAD * count <= held
+    if fit >= count or (not at_once and (fit >= FEW_ROWS or whole or _whole_rows_only(rows))):
         pieces = max(1, -(-count // max(1, min(fit, count or 1))))
         return Plan(max(1, -(-count // pieces)), classes, tile)
-    together = TOGETHER if differentiated else 4 * TOGETHER
-    if waiting and count <= features:
-        together = count
-    together = max(1, min(count, together, held // (2 * PAD)))
-    together = -(-count // -(-count // together))
-    return Plan(together, max(1, held // together // PAD * PAD - 1), tile)
+    group = TOGETHER if differentiated else 4 * TOGETHER
+    if at_once or (waiting and count <= features):
+        group = count
+    group = max(1, min(count, group, held // (2 * PAD)))
+    group = -(-count // -(-count // group))
+    return Plan(group, max(1, held // group // PAD * PAD - 1), tile)
 
 
 def _whole_rows_only(rows: LinearRows) -> bool:
