@@ -318,17 +318,37 @@ def _side_by_side(
     if count == 1:
         yield from (work(number, item) for number, item in enumerate(items))
         return
-    ahead: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(count) as pool:
+    ahead: deque[tuple[Future[R], int, T]] = deque()
+
+    def help_out() -> bool:
+        """Do here what waits for a thread; tell whether there was something."""
+        for place, (future, number, item) in enumerate(ahead):
+            if future.cancel():
+                own: Future[R] = Future()
+                try:
+                    own.set_result(work(number, item))
+                except CodeError as error:
+                    own.set_exception(error)
+                ahead[place] = own, number, item
+                return True
+        return False
+
+    def first() -> R:
+        while not ahead[0][0].done() and help_out():
+            pass
+        return ahead.popleft()[0].result()
+
+    # This thread works as well, so that one fewer has to find a processor.
+    with ThreadPoolExecutor(count - 1) as pool:
         try:
             for number, item in enumerate(items):
-                ahead.append(pool.submit(work, number, item))
+                ahead.append((pool.submit(work, number, item), number, item))
                 if len(ahead) > count:
-                    yield ahead.popleft().result()
+                    yield first()
             while ahead:
-                yield ahead.popleft().result()
+                yield first()
         finally:
-            for future in ahead:
+            for future, _, _ in ahead:
                 future.cancel()
 
 
