@@ -212,7 +212,7 @@ def test_the_number_of_blocks_is_limited():
         with pytest.raises(OptionError, match=f"at most 2\\^{62 if fixed else 20} blocks"):
             BlockCode(p, block, fixed_length=fixed)
     for block in (0, -1, 1.5, True, "2"):
-        with pytest.raises(OptionError, match="block must be a positive whole number"):
+        with pytest.raises(OptionError, match="block must be a whole number from 1"):
             BlockCode([0.5, 0.5], block)
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import random
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -163,7 +162,6 @@ def test_the_closest_file_is_that_of_the_same_language():
         for name, other in (("en 1", "en 2"), ("en 2", "en 1"), ("de 1", "de 2")):
             assert found.closest(name)[0] == other
         assert (found.kl >= 0).all()
-        assert (found.bits[found.kl == 0] >= 0).all()
         model = ContextModel.of(files["de 1"], order=order)
         assert found.bits[0, 2] == model.price(files["en 1"]) / half
         # the prices are what codes take
@@ -262,12 +260,10 @@ def test_a_shared_model_has_the_same_parts_wherever_it_comes_from():
     assert "rounding" not in render_accounting(told)
 
 
-def test_what_cannot_be_compressed_is_given_up_quickly():
+def test_what_cannot_be_compressed_gets_one_row():
     noise = random.Random(5).randbytes(1 << 18)
-    compress(noise[:9])  # compiles
-    start = time.process_time()
     code = compress(noise, threads=1)
-    assert time.process_time() - start < 2.5
+    assert account(code, coded=True).rows == 1
     assert len(code) < len(noise) + 1000
     assert decompress(code) == noise
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +18,7 @@ from xent.coding import huffman_loops
 from xent.coding.alphabet import Alphabet, no_codeword
 from xent.coding.bits import EncodedBits, check_bits, require_end, to_bytes, to_words
 from xent.coding.huffman import HuffmanCode, checked_distribution
+from xent.coding.options import whole_number
 from xent.errors import CodeError, OptionError
 from xent.information import entropy
 
@@ -117,7 +117,8 @@ class BlockCode:
         self._alphabet = Alphabet(symbols, own.size)
         self._p = own
         self.symbols = self._alphabet.symbols
-        self.block = _checked_block(block)
+        hint = "it is how many symbols a codeword stands for."
+        self.block = whole_number("block", block, 1, MOST_NUMBERS, hint)
         self.entropy = float(entropy(own, unit="bits"))
         self._possible = np.flatnonzero(own > 0)
         self._likeliest = int(np.argmax(own))
@@ -238,12 +239,3 @@ class BlockCode:
             place = huffman_loops.NO_SYMBOL
         require_end(place, bits, size)
         return numbers
-
-
-def _checked_block(block: Any) -> int:
-    if isinstance(block, bool) or not hasattr(block, "__index__") or block < 1:
-        raise OptionError(
-            f"block must be a positive whole number: got {block!r}. Hint: it is how many symbols a "
-            "codeword stands for."
-        )
-    return operator.index(block)

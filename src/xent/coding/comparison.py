@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from xent.coding.context_model import ContextModel, Counts, as_bytes, whole_number
+from xent.coding.context_model import ContextModel, Counts, as_bytes
+from xent.coding.options import whole_number
 from xent.errors import OptionError
 
 __all__ = ["BLOCK", "TEMPERATURE", "Classified", "Matrix", "classify", "cross_entropy_matrix"]

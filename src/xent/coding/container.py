@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from xent.coding.checksum import crc32c
-from xent.coding.context_model import ContextModel, Counts, as_bytes, whole_number
+from xent.coding.context_model import ContextModel, Counts, as_bytes
+from xent.coding.options import whole_number
 from xent.coding.stream import decode_block, encode_block
 from xent.coding.stream_loops import LANES
 from xent.errors import CodeError, ModelError, OptionError
@@ -382,6 +383,12 @@ def decompress(
         If it is no such file, or cut off, damaged, or followed by more; the message says where.
     ModelError
         If it was written with a model that was not given, or with another one.
+
+    Examples
+    --------
+    >>> from xent.coding import compress, decompress
+    >>> decompress(compress(b"to be or not to be"))
+    b'to be or not to be'
 
     See Also
     --------

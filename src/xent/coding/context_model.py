@@ -14,7 +14,6 @@ bits. A context has a row of its own only where that makes rows and symbols toge
 from __future__ import annotations
 
 import hashlib
-import operator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from xent.coding import row_loops, stream_loops
+from xent.coding.options import whole_number
 from xent.coding.stream_loops import ESCAPE, PRECISION
 from xent.errors import ModelError, OptionError
 from xent.files import write_whole
 
-__all__ = ["MAX_ORDER", "ContextModel", "Counts", "as_bytes", "check_order", "whole_number"]
+__all__ = ["MAX_ORDER", "ContextModel", "Counts", "as_bytes", "check_order"]
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -61,23 +61,6 @@ def as_bytes(data: Any) -> Array:
     )
 
 
-def whole_number(name: str, value: Any, least: int, most: int, hint: str) -> int:
-    """Return an option as a whole number, refused outside its domain.
-
-    Raises
-    ------
-    OptionError
-        If it is no whole number, or too small or large.
-    """
-    known = not isinstance(value, bool | np.bool_) and hasattr(value, "__index__")
-    found = operator.index(value) if known else 0
-    if not known or not least <= found <= most:
-        raise OptionError(
-            f"{name} must be a whole number from {least} to {most}: got {value!r}. Hint: {hint}"
-        )
-    return found
-
-
 def check_order(order: Any) -> int:
     """Return an order, refused where there is none such."""
     return whole_number("order", order, 0, MAX_ORDER, "how many bytes before a byte are looked at.")
@@ -95,6 +78,19 @@ class Counts:
     ----------
     order
         As given.
+
+    Raises
+    ------
+    OptionError
+        If there is no such order.
+
+    Examples
+    --------
+    >>> from xent.coding import Counts
+    >>> counts = Counts(0)
+    >>> counts.add(b"aaaabb")
+    >>> print(counts.total, counts.rows[0, [97, 98]], round(counts.entropy_bits(), 4))
+    6 [4 2] 5.5098
     """
 
     def __init__(self, order: int) -> None:

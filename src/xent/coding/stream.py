@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from xent.coding import stream_loops
-from xent.coding.context_model import ContextModel, as_bytes, whole_number
+from xent.coding.context_model import ContextModel, as_bytes
+from xent.coding.options import whole_number
 from xent.coding.stream_loops import FULL, LANES, LOWEST, MOST_WORDS
 from xent.errors import CodeError
 
@@ -88,6 +89,17 @@ def decode_block(code: Any, size: int, model: ContextModel) -> bytes:
     CodeError
         If the code is no code of so many bytes. What is damaged can still be one of other bytes:
         `xent.coding.decompress` compares checksums.
+
+    Examples
+    --------
+    >>> from xent.coding import ContextModel, decode_block, encode_block
+    >>> model = ContextModel.of(b"to be or not to be")
+    >>> decode_block(encode_block(b"not to be", model), 9, model)
+    b'not to be'
+
+    See Also
+    --------
+    xent.coding.decompress : of a whole file, whose checksums are compared.
     """
     code = as_bytes(code)
     size = whole_number("size", size, 0, 2**40, "how many bytes the block had.")
