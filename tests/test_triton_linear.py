@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from xent.errors import OptionError
 from xent.losses.cases import CASES
-from xent.losses.kernels import LinearRows, triton_linear
+from xent.losses.kernels import LinearRows, triton_host, triton_linear
 
 pytest.importorskip("triton")
 
@@ -522,6 +522,11 @@ def check_infinite_logits_under_a_softcap(dtype=torch.float32):
     assert_near(statistics.logsumexp, truth[1], 2e-6)
     for got, want in zip(gradients, truth[3:], strict=True):
         assert_near(got, want, 2e-6 if dtype == torch.float32 else 2.0**-9)
+    units = [
+        kernel._unit(rows, kernel.forward(rows).saved, cotangent)
+        for rows in (rows, replaced(rows, bias=bias.clamp(max=100.0)))
+    ]
+    assert torch.equal(*units)  # derivatives are no smaller for it
     bias[5] = torch.nan
     assert kernel.forward(replaced(rows, bias=bias)).loss.isnan().all()
 
@@ -919,15 +924,15 @@ def test_the_cpu_is_refused_unless_the_kernel_is_interpreted():
 
 @pytest.fixture
 def forgetful():
-    triton_linear._refuses_triton.cache_clear()
+    triton_host._refuses_triton.cache_clear()
     yield
-    triton_linear._refuses_triton.cache_clear()
+    triton_host._refuses_triton.cache_clear()
 
 
 @pytest.mark.usefixtures("forgetful")
 def test_without_triton_it_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert triton_linear._refuses_triton() == "it needs triton, which is not installed"
+    assert triton_host._refuses_triton() == "it needs triton, which is not installed"
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -935,7 +940,7 @@ def test_an_old_triton_is_refused(monkeypatch):
     import triton
 
     monkeypatch.setattr(triton, "__version__", "3.3.1")
-    said = triton_linear._refuses_triton()
+    said = triton_host._refuses_triton()
     assert said == "it needs triton 3.4 or newer, and 3.3.1 is installed"
 
 
@@ -950,7 +955,7 @@ def test_the_host_half_imports_neither_torch_nor_triton():
 
 # ---- faults put in on purpose --------------------------------------------------------------------------
 
-TILES, HOST = "triton_linear_tiles", "triton_linear"
+ARITHMETIC, TILES, HOST = "triton_arithmetic", "triton_linear_tiles", "triton_linear"
 
 few_rows = functools.partial(check_random, n=10)
 
@@ -976,7 +981,7 @@ MUTANTS = [
     ("ignored rows are written to ∂hidden", TILES, "sums = tl.where(place.live[:, None], sums, 0.0)", "sums = sums", check_weights_that_are_nan),
     ("a target outside the classes is silent", TILES, "(sums.top == float(\"-inf\")) | (label.inside == 0)", "(sums.top == float(\"-inf\"))", check_undefined_rows),
     ("NaN is silent", TILES, "tl.where(z < float(\"inf\"), z, float(\"inf\"))", "tl.where(z < float(\"inf\"), z, float(\"-inf\"))", check_one_logit_that_is_not_defined),
-    ("the softcap comes after the test for +∞", TILES, "z = tl.where(z > most, most, z)", "z = tl.where(z > 1e38, z, z)", check_infinite_logits_under_a_softcap),
+    ("the softcap comes after the test for +∞", ARITHMETIC, "z = tl.where(z > most, most, z)", "z = tl.where(z > 1e38, z, z)", check_infinite_logits_under_a_softcap),
     ("offsets of rows have 32 bits", TILES, "rows = row.to(tl.int64)[:, None] * view.row", "rows = (row[:, None] * view.row).to(tl.int32)", check_far_strides),
     ("every group has the first classes", TILES, "column = (first + at) * CLASSES", "column = at * CLASSES", check_random),
     ("sums over classes begin anew in each group", HOST, "_matrix(total) if group else None", "None", check_workspace),
@@ -1004,7 +1009,7 @@ def _notices(name, change, folder, check):
     import xent.losses.kernels as package
 
     with pytest.MonkeyPatch.context() as patch:
-        for each in (TILES, HOST):  # the second imports the first
+        for each in (ARITHMETIC, TILES, HOST):  # each imports those before it
             source = (PACKAGE / f"{each}.py").read_text(encoding="utf-8")
             module = _load(each, change(source) if each == name else source, folder)
             patch.setitem(sys.modules, module.__name__, module)

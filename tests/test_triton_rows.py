@@ -26,7 +26,7 @@ import torch
 
 from xent.errors import OptionError
 from xent.losses.cases import CASES, GRADIENT, LOSS_ULPS, SMALLEST
-from xent.losses.kernels import SoftmaxRows, triton_rows
+from xent.losses.kernels import SoftmaxRows, triton_host, triton_rows
 
 pytest.importorskip("triton")
 
@@ -267,6 +267,36 @@ def test_all_options_at_once_are_right(block, monkeypatch):
     options = {"class_weight": weight, "label_smoothing": 0.2, "z_loss": 0.25, "temperature": 0.75, "softcap": 9.0}  # fmt: skip
     check_rows(z, t, **options)
     check_rows(z, t, "bfloat16", **{**options, "softcap": None})
+
+
+def check_infinite_logits_under_a_softcap(block=None):
+    """What lies far beyond the cap, +∞ too, is as good as each other: the cap itself."""
+    options = {"softcap": 3.0, "z_loss": 0.1, "temperature": 1.5}
+    _, z, _ = random_rows()
+    z[:, 9] = -np.inf
+    far, near = z.copy(), z.copy()
+    far[:, 2], near[:, 2] = np.inf, 200.0
+    far[1:4, 10], near[1:4, 10] = 1e30, 200.0
+    targets = np.array([2, 2, 10, 0, 3, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        if block:
+            patch.setattr(kernel, "LONGEST_BLOCK", block)
+        check_rows(near, targets, **options)
+        found, wanted = (
+            kernel.forward_with_gradient(rows_of(x, targets, **options)[0], on_device(1.0))
+            for x in (far, near)
+        )
+        assert torch.equal(found[0].loss, wanted[0].loss)
+        assert torch.equal(found[0].logsumexp, wanted[0].logsumexp)
+        assert torch.equal(found[1], wanted[1])
+        far[:, 5] = np.nan
+        assert kernel.forward(rows_of(far, targets, **options)[0]).loss.isnan().all()
+
+
+@here
+@pytest.mark.parametrize("block", [None, 8])
+def test_infinite_logits_are_the_softcap_where_there_is_one(block):
+    check_infinite_logits_under_a_softcap(block)
 
 
 @here
@@ -657,15 +687,15 @@ def test_the_cpu_is_refused_unless_the_kernel_is_interpreted():
 
 @pytest.fixture
 def forgetful():
-    triton_rows._refuses_triton.cache_clear()
+    triton_host._refuses_triton.cache_clear()
     yield
-    triton_rows._refuses_triton.cache_clear()
+    triton_host._refuses_triton.cache_clear()
 
 
 @pytest.mark.usefixtures("forgetful")
 def test_without_triton_it_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert triton_rows._refuses_triton() == "it needs triton, which is not installed"
+    assert triton_host._refuses_triton() == "it needs triton, which is not installed"
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -673,7 +703,7 @@ def test_an_old_triton_is_refused(monkeypatch):
     import triton
 
     monkeypatch.setattr(triton, "__version__", "3.3.1")
-    said = triton_rows._refuses_triton()
+    said = triton_host._refuses_triton()
     assert said == "it needs triton 3.4 or newer, and 3.3.1 is installed"
 
 
@@ -688,7 +718,8 @@ def test_the_host_half_imports_neither_torch_nor_triton():
 
 # ---- faults put in on purpose --------------------------------------------------------------------------
 
-ARITHMETIC, TILES, HOST = "triton_arithmetic", "triton_tiles", "triton_rows"
+ARITHMETIC, TILES = "triton_arithmetic", "triton_tiles"
+HOST, LAUNCH = "triton_host", "triton_rows"
 
 # fmt: off
 MUTANTS = [
@@ -716,6 +747,7 @@ MUTANTS = [
     ("0·∞ is not made 0", ARITHMETIC, "return tl.where(u == 0.0, 0.0, u * gap)", "return u * gap", lambda: check_case("soft targets, masked classes", every=8)),
     ("the softcap has no slope", TILES, "        g = g * slope.to(tl.float32)\n", "", lambda: check_case("softcap", every=8)),
     ("the softcap is float32", ARITHMETIC, "low = (gap - high.to(tl.float64)).to(tl.float32)", "low = 0.0 * high", lambda: check_case("wide softcap")),
+    ("+∞ under a softcap is as without one", ARITHMETIC, "z = tl.where(z > most, most, z)", "z = tl.where(z > most, z, z)", check_infinite_logits_under_a_softcap),
     ("the z-loss has no weight", TILES, "number(numbers.z_loss) * weight * (lse * lse)", "number(numbers.z_loss) * (lse * lse)", lambda: check_case("z-loss, class weights", every=8)),
     ("the z-loss is not in the gradient", TILES, "drift = pull * weight * (2.0", "drift = 0.0 * pull * weight * (2.0", lambda: check_case("z-loss", every=8)),
     ("row weights are dropped", TILES, ".to(tl.float64) * factor * rate", ".to(tl.float64) * rate", lambda: check_case("ordinary rows", every=8)),
@@ -727,8 +759,8 @@ MUTANTS = [
     ("offsets of rows have 32 bits", TILES, "return view.pointer + place.lane * view.lane + place.other * view.other", "return view.pointer + (place.lane * view.lane).to(tl.int32) + place.other * view.other", check_far_strides),
     ("columns past the last class are written", TILES, "here = place.live[:, None] & (column < shape.classes)[None, :]", "here = place.live[:, None] & (column >= 0)[None, :]", lambda: check_case("masked classes", every=8)),
     ("a hard target is rounded otherwise than its one-hot row", TILES, "    return g.to(tl.float32)\n", "    return (g * (1.0 + 2.0**-24)).to(tl.float32)\n", check_hard_equals_one_hot),
-    ("1/T is a float32", HOST, "_in_two(1.0 / (math.log(2.0) * rows.temperature))", "(_narrow(1.0 / (math.log(2.0) * rows.temperature)), 0.0)", lambda: check_case("gaps to 90, right")),
-    ("only the first place is computed", HOST, "(lane_blocks * tiles.others,)", "(lane_blocks,)", lambda: check_layouts()),
+    ("1/T is a float32", HOST, "pair_of(1.0 / (math.log(2.0) * rows.temperature))", "(_narrow(1.0 / (math.log(2.0) * rows.temperature)), 0.0)", lambda: check_case("gaps to 90, right")),
+    ("only the first place is computed", LAUNCH, "(lane_blocks * tiles.others,)", "(lane_blocks,)", lambda: check_layouts()),
 ]
 # fmt: on
 
@@ -761,7 +793,7 @@ def _notices(name, change, folder, check):
     import xent.losses.kernels as package
 
     with pytest.MonkeyPatch.context() as patch:
-        for each in (ARITHMETIC, TILES, HOST):  # each imports those before it
+        for each in (ARITHMETIC, TILES, HOST, LAUNCH):  # each imports those before it
             source = (PACKAGE / f"{each}.py").read_text(encoding="utf-8")
             module = _load(each, change(source) if each == name else source, folder)
             patch.setitem(sys.modules, module.__name__, module)

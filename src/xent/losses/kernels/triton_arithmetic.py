@@ -19,8 +19,10 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "INTERPRETED",
     "UNLIFT",
     "Numbers",
+    "brought_down",
     "capped",
     "centred",
     "log1p",
@@ -31,6 +33,9 @@ __all__ = [
     "sum_narrow",
     "times",
 ]
+
+INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run in Python, on the CPU: the variable TRITON_INTERPRET, read at import."""
 
 
 class Numbers(NamedTuple):
@@ -49,6 +54,7 @@ _LIFT = tl.constexpr(32)
 UNLIFT = tl.constexpr(2.0**-32)
 _FLOOR = tl.constexpr(-158.0)  # 2^−158 counts as 0
 _ROUNDER = tl.constexpr(1.5 * 2.0**23)  # adding it leaves the nearest integer in the last bits
+_CAPPED = tl.constexpr(512.0)  # so many softcaps are capped to one, with the slope 0
 _ONE_EXPONENT = tl.constexpr(127)
 _EXPONENT_BITS = tl.constexpr(0x7FF0000000000000)
 
@@ -142,6 +148,18 @@ def capped(z, numbers):
         q = tl.exp(tl.abs(z) * (-2.0 / cap))
         size = cap * ((1.0 - q) / (1.0 + q))
         z = tl.where(z == float("-inf"), z, tl.where(z < 0.0, -size, size))
+    return z
+
+
+@triton.jit
+def brought_down(z, numbers):
+    """Return logits with those beyond all that a softcap can tell apart, +∞ too, at such a place.
+
+    So a +∞ that is left is what no row survives, with a softcap and without.
+    """
+    if numbers.softcap is not None:
+        most = (number(numbers.softcap) * _CAPPED).to(tl.float32)
+        z = tl.where(z > most, most, z)  # a NaN stays
     return z
 
 

@@ -30,36 +30,35 @@ two tiles does not. `WORKSPACE` is not seen in a gradient: sums over classes go 
 before ended.
 
 Nothing here waits for the device or looks at a value. A row that is not defined becomes NaN: a NaN
-or +∞ among its logits, every class masked, or a target outside [0, classes). So does all of
-∂weight then, and that row of ∂hidden.
+or +∞ among its logits (under a softcap +∞ is the cap), every class masked, or a target outside
+[0, classes). So does all of ∂weight then, and that row of ∂hidden.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib.util
-import math
-import os
-import struct
 import sys
 from typing import Any, NamedTuple
 
 from xent.errors import OptionError
 from xent.losses.kernels import LinearRows
+from xent.losses.kernels.triton_host import (
+    FLOATS,
+    INTEGERS,
+    RowStatistics,
+    numbers_of,
+    on_device_of,
+    pair_of,
+    refuses_device,
+)
 
 __all__ = [
-    "OLDEST_TRITON",
     "SPANS",
     "WORKSPACE",
-    "LinearStatistics",
+    "RowStatistics",
     "backward",
     "forward",
     "refuses",
 ]
-
-OLDEST_TRITON = (3, 4)
-"""The oldest release of Triton that takes named tuples as this kernel gives them."""
 
 SPANS = 32
 """The classes of a row are gone over by at most so many programs."""
@@ -67,32 +66,8 @@ SPANS = 32
 WORKSPACE = 64 * 2**20
 """How many bytes of derivatives by logits exist at a time; at least one block of classes does."""
 
-_FLOATS = ("torch.float32", "torch.bfloat16", "torch.float16")
-_INTEGERS = ("torch.int64", "torch.int32", "torch.int16", "torch.int8", "torch.uint8")
 _SAVED = 5  # numbers of each row
 _COMBINED = 128  # rows of a program that adds spans up
-
-
-class LinearStatistics(NamedTuple):
-    """What is known of each row after one pass over its logits.
-
-    Attributes
-    ----------
-    loss
-        The loss in nats, not multiplied by the row's weight; 0 for a row that is not looked at.
-                                                                        (rows,), float32
-    logsumexp
-        log Σ exp of the logits after softcap and temperature.          (rows,), float32
-    entropy
-        The entropy of the softmax, or None where it was not asked for. (rows,), float32
-    saved
-        What `backward` needs beside the rows: five numbers for each.   (5, rows), float64
-    """
-
-    loss: Any
-    logsumexp: Any
-    entropy: Any
-    saved: Any
 
 
 def refuses(rows: LinearRows) -> str | None:
@@ -118,51 +93,19 @@ def refuses(rows: LinearRows) -> str | None:
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     if tensor is None or not isinstance(hidden, tensor):
         return f"it takes torch tensors, and hidden is of type {kind.__module__}.{kind.__name__}"
-    return _refuses_device(hidden.device) or _refuses_triton() or _refuses_values(rows)
-
-
-def _refuses_device(device: Any) -> str | None:
-    torch = sys.modules["torch"]
-    if device.type == "cpu" and _interpreted():
-        return None
-    if device.type != "cuda":
-        return f"it runs on NVIDIA and AMD GPUs, and hidden is on the device {str(device)!r}"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs a GPU of compute capability 8.0 (Ampere) or newer"
-    return None
-
-
-def _interpreted() -> bool:
-    """Tell whether Triton runs kernels on the CPU, without importing it where it does not."""
-    if os.environ.get("TRITON_INTERPRET", "0") == "0" or _refuses_triton():
-        return False
-    from xent.losses.kernels.triton_linear_tiles import INTERPRETED
-
-    return INTERPRETED
-
-
-@functools.cache
-def _refuses_triton() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "it needs triton, which is not installed"
-    import triton
-
-    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
-        oldest = ".".join(map(str, OLDEST_TRITON))
-        return f"it needs triton {oldest} or newer, and {triton.__version__} is installed"
-    return None
+    return refuses_device("hidden is", hidden) or _refuses_values(rows)
 
 
 def _refuses_values(rows: LinearRows) -> str | None:
     hidden, weight, targets = rows.hidden, rows.weight, rows.targets
     if str(hidden.dtype) == "torch.float64":
         return "it computes products in float32, and hidden is float64"
-    if str(hidden.dtype) not in _FLOATS:
+    if str(hidden.dtype) not in FLOATS:
         return f"it takes float32, bfloat16 and float16, and hidden is {hidden.dtype}"
     if weight.dtype != hidden.dtype:
         kinds = f"{hidden.dtype} and {weight.dtype}"
         return f"it takes hidden and weight of one dtype, and they are {kinds}"
-    if rows.bias is not None and str(rows.bias.dtype) not in _FLOATS:
+    if rows.bias is not None and str(rows.bias.dtype) not in FLOATS:
         return f"it takes a bias in float32, bfloat16 and float16, and it is {rows.bias.dtype}"
     if weight.shape[0] == 0 or hidden.shape[1] == 0:
         return f"it needs a class and a feature, and weight has the shape {tuple(weight.shape)}"
@@ -170,8 +113,8 @@ def _refuses_values(rows: LinearRows) -> str | None:
         return "it takes up to 2^30 classes and rows, and there are more"
     if rows.soft:
         return "it takes class indices, and the targets are masses"
-    if str(targets.dtype) not in _INTEGERS:
-        kinds = ", ".join(_INTEGERS)
+    if str(targets.dtype) not in INTEGERS:
+        kinds = ", ".join(INTEGERS)
         return f"it takes targets of the dtypes {kinds}, and they are {targets.dtype}"
     for name, array in zip(rows.ARRAYS, rows.arrays(), strict=True):
         if array is not None and array.device != hidden.device:
@@ -179,7 +122,7 @@ def _refuses_values(rows: LinearRows) -> str | None:
     return None
 
 
-def forward(rows: LinearRows, *, entropy: bool = False) -> LinearStatistics:
+def forward(rows: LinearRows, *, entropy: bool = False) -> RowStatistics:
     r"""Return the loss, log-sum-exp and, if asked, entropy of each row.
 
     Parameters
@@ -196,7 +139,7 @@ def forward(rows: LinearRows, *, entropy: bool = False) -> LinearStatistics:
     loss, logsumexp = (torch.empty(n, dtype=torch.float32, **on) for _ in range(2))
     third = torch.empty(n, dtype=torch.float32, **on) if entropy else None
     saved = torch.empty((_SAVED, n), dtype=torch.float64, **on)
-    statistics = LinearStatistics(loss, logsumexp, third, saved)
+    statistics = RowStatistics(loss, logsumexp, third, saved)
     if n == 0:
         return statistics
     tiles, shape = _plan(rows)
@@ -204,8 +147,8 @@ def forward(rows: LinearRows, *, entropy: bool = False) -> LinearStatistics:
     spans = -(-shape.class_blocks // blocks)
     planes = spans * (3 + 3 * bool(rows.smoothing) + entropy)
     parts = torch.empty((planes, n), dtype=torch.float64, **on)
-    inputs, numbers = _inputs(rows), _numbers(rows)
-    with _on(rows.hidden):
+    inputs, numbers = _inputs(rows), numbers_of(rows)
+    with on_device_of(rows.hidden):
         device.statistics[(shape.row_blocks * spans,)](
             inputs,
             _matrix(parts),
@@ -296,7 +239,7 @@ def backward(
             if gradient is not None:
                 gradient.zero_()
     elif any(gradient is not None for gradient in made):
-        with _on(rows.hidden):
+        with on_device_of(rows.hidden):
             _fill(rows, saved, cotangent.expand(rows.hidden.shape[:1]), made, filter_below)
     return made
 
@@ -325,12 +268,12 @@ def _fill(
     counts, limit = None, None
     if filter_below is not None and products:
         counts = torch.empty((shape.row_blocks, each), dtype=torch.int32, **on)
-        limit = _in_two(filter_below / shape.class_blocks)
+        limit = pair_of(filter_below / shape.class_blocks)
     total = d_hidden
     if d_hidden is not None and groups > 1 and dtype != torch.float32:
         total = torch.empty((shape.rows, features), dtype=torch.float32, **on)
     unit = _unit(rows, saved, cotangent) if dtype == torch.float16 else None
-    inputs, numbers = _inputs(rows), _numbers(rows)
+    inputs, numbers = _inputs(rows), numbers_of(rows)
 
     for group in range(groups):
         first = group * each
@@ -482,6 +425,8 @@ def _unit(rows: LinearRows, saved: Any, cotangent: Any) -> Any:
     if rows.row_weight is not None:
         size = size * rows.row_weight.double().abs()
     if rows.z_loss:
+        if rows.softcap is not None:
+            top = rows.softcap * torch.tanh(top / rows.softcap)
         lse = top.abs() / rows.temperature + others.log1p()
         size = size * (1.0 + 2.0 * abs(rows.z_loss) * lse)
     # Rows without a gradient, and those that are NaN, have no say.
@@ -525,33 +470,3 @@ def _matrix(array: Any, *, turned: bool = False) -> Any:
     from xent.losses.kernels.triton_linear_tiles import Matrix
 
     return None if array is None else Matrix(array, *array.stride()[:: -1 if turned else 1])
-
-
-def _in_two(x: float) -> tuple[float, float]:
-    """Return a float64 as the sum of two float32."""
-    high = _narrow(x)
-    return high, _narrow(x - high)
-
-
-def _narrow(x: float) -> float:
-    return float(struct.unpack("f", struct.pack("f", x))[0])
-
-
-def _numbers(rows: LinearRows) -> Any:
-    from xent.losses.kernels.triton_linear_tiles import Numbers
-
-    return Numbers(
-        _in_two(1.0 / rows.temperature),
-        _in_two(1.0 / (math.log(2.0) * rows.temperature)),
-        None if rows.softcap is None else _in_two(rows.softcap),
-        _in_two(rows.smoothing) if rows.smoothing else None,
-        _in_two(1.0 - rows.smoothing),
-        _in_two(rows.z_loss),
-    )
-
-
-def _on(tensor: Any) -> Any:
-    """Return the context in which launches go to the tensor's device."""
-    if tensor.device.type != "cuda":
-        return contextlib.nullcontext()
-    return sys.modules["torch"].cuda.device(tensor.device)

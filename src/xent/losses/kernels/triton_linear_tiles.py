@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 
 from xent.losses.kernels.triton_arithmetic import (
+    INTERPRETED,
     UNLIFT,
-    Numbers,
+    brought_down,
     capped,
     centred,
     log1p,
@@ -33,11 +34,9 @@ from xent.losses.kernels.triton_arithmetic import (
 )
 
 __all__ = [
-    "INTERPRETED",
     "Inputs",
     "Kept",
     "Matrix",
-    "Numbers",
     "Results",
     "Shape",
     "Vector",
@@ -47,11 +46,7 @@ __all__ = [
     "statistics",
 ]
 
-INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
-"""Whether kernels run in Python, on the CPU: the variable TRITON_INTERPRET, read at import."""
-
 _IN_PYTHON = tl.constexpr(INTERPRETED)
-_CAPPED = tl.constexpr(512.0)  # so many softcaps are capped to one, with the slope 0
 _BAND = tl.constexpr(16)  # blocks of rows that take turns, while what they share is in the cache
 
 
@@ -240,11 +235,7 @@ def _dot(a, b, sums):
 
 @triton.jit
 def _logits(inputs, place, column, shape, numbers, FEATURES: tl.constexpr):
-    """Return hidden·weightᵀ + bias in float32, −∞ past the last class.
-
-    Under a softcap what lies beyond all it can tell apart is brought down to that, +∞ too: so +∞
-    is what no row survives, here as there.
-    """
+    """Return hidden·weightᵀ + bias in float32, −∞ past the last class."""
     feature = tl.arange(0, FEATURES)
     exists = column < shape.classes
     z = tl.zeros([place.row.shape[0], column.shape[0]], tl.float32)
@@ -257,10 +248,7 @@ def _logits(inputs, place, column, shape, numbers, FEATURES: tl.constexpr):
         z = _dot(a, tl.trans(b), z)
     if inputs.bias is not None:
         z += _read(inputs.bias, column, exists).to(tl.float32)[None, :]
-    if numbers.softcap is not None:
-        most = (number(numbers.softcap) * _CAPPED).to(tl.float32)
-        z = tl.where(z > most, most, z)  # a NaN stays
-    return tl.where(exists[None, :], z, float("-inf"))
+    return tl.where(exists[None, :], brought_down(z, numbers), float("-inf"))
 
 
 @triton.jit

@@ -5,26 +5,28 @@ the arithmetic, is `xent.losses.kernels.triton_tiles`, which is imported at the 
 
 Nothing here waits for the device or looks at a value: grids come from shapes, memory from torch's
 allocator, so a CUDA graph can record a call. A row that is not defined becomes NaN: a NaN or +∞
-among its logits, every class masked, or a target outside [0, classes).
+among its logits (under a softcap +∞ is the cap), every class masked, or a target outside
+[0, classes).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib.util
-import math
-import os
-import struct
 import sys
 from typing import Any, NamedTuple
 
 from xent.errors import OptionError
 from xent.losses.kernels import SoftmaxRows
+from xent.losses.kernels.triton_host import (
+    FLOATS,
+    INTEGERS,
+    RowStatistics,
+    numbers_of,
+    on_device_of,
+    refuses_device,
+)
 
 __all__ = [
     "LONGEST_BLOCK",
-    "OLDEST_TRITON",
     "RowStatistics",
     "backward",
     "forward",
@@ -35,37 +37,9 @@ __all__ = [
 LONGEST_BLOCK = 16384
 """Rows with at most so many classes are held in registers; longer ones are swept in blocks."""
 
-OLDEST_TRITON = (3, 4)
-"""The oldest release of Triton that takes named tuples as this kernel gives them."""
-
 _SWEPT_BLOCK = 4096
 _TILE = 512  # entries of a program whose rows are short
 _TILE_OF_PLACES = 1024  # the same where neighbours in memory are places
-_FLOATS = ("torch.float32", "torch.bfloat16", "torch.float16")
-_INTEGERS = ("torch.int64", "torch.int32", "torch.int16", "torch.int8", "torch.uint8")
-
-
-class RowStatistics(NamedTuple):
-    """What is known of each row after one pass over its logits.
-
-    Attributes
-    ----------
-    loss
-        The loss in nats, not multiplied by the row's weight; 0 for a row that is not looked at.
-                                                                        (outer, inner), float32
-    logsumexp
-        log Σ exp of the logits after softcap and temperature.          (outer, inner), float32
-    entropy
-        The entropy of the softmax, or None where it was not asked for. (outer, inner), float32
-    saved
-        What `backward` needs beside the logits: two to five numbers for each row, float64.
-                                                                     (numbers, outer, inner)
-    """
-
-    loss: Any
-    logsumexp: Any
-    entropy: Any
-    saved: Any
 
 
 def refuses(rows: SoftmaxRows) -> str | None:
@@ -93,52 +67,20 @@ def refuses(rows: SoftmaxRows) -> str | None:
         return (
             f"it takes torch tensors, and the logits are of type {kind.__module__}.{kind.__name__}"
         )
-    return _refuses_device(logits.device) or _refuses_triton() or _refuses_values(rows)
-
-
-def _refuses_device(device: Any) -> str | None:
-    torch = sys.modules["torch"]
-    if device.type == "cpu" and _interpreted():
-        return None
-    if device.type != "cuda":
-        return f"it runs on NVIDIA and AMD GPUs, and the logits are on the device {str(device)!r}"
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs a GPU of compute capability 8.0 (Ampere) or newer"
-    return None
-
-
-def _interpreted() -> bool:
-    """Tell whether Triton runs kernels on the CPU, without importing it where it does not."""
-    if os.environ.get("TRITON_INTERPRET", "0") == "0" or _refuses_triton():
-        return False
-    from xent.losses.kernels.triton_tiles import INTERPRETED
-
-    return INTERPRETED
-
-
-@functools.cache
-def _refuses_triton() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "it needs triton, which is not installed"
-    import triton
-
-    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
-        oldest = ".".join(map(str, OLDEST_TRITON))
-        return f"it needs triton {oldest} or newer, and {triton.__version__} is installed"
-    return None
+    return refuses_device("the logits are", logits) or _refuses_values(rows)
 
 
 def _refuses_values(rows: SoftmaxRows) -> str | None:
     logits, targets = rows.logits, rows.targets
     if str(logits.dtype) == "torch.float64":
         return "it computes entries in float32, and the logits are float64"
-    if str(logits.dtype) not in _FLOATS:
+    if str(logits.dtype) not in FLOATS:
         return f"it takes float32, bfloat16 and float16, and the logits are {logits.dtype}"
     if logits.shape[1] == 0:
         return "it needs a class, and the logits have none"
     if logits.shape[1] >= 2**30 or logits.shape[0] * logits.shape[2] >= 2**31 - 1:
         return "it takes up to 2^30 classes and 2^31 rows, and the logits have more"
-    kinds = (*_FLOATS, "torch.float64") if rows.soft else _INTEGERS
+    kinds = (*FLOATS, "torch.float64") if rows.soft else INTEGERS
     if str(targets.dtype) not in kinds:
         return f"it takes targets of the dtypes {', '.join(kinds)}, and they are {targets.dtype}"
     if rows.soft and rows.ignore_index is not None:
@@ -258,29 +200,6 @@ def _empty_gradient(rows: SoftmaxRows) -> Any:
 # ---- the launch ----------------------------------------------------------------------------------
 
 
-def _in_two(x: float) -> tuple[float, float]:
-    """Return a float64 as the sum of two float32."""
-    high = _narrow(x)
-    return high, _narrow(x - high)
-
-
-def _narrow(x: float) -> float:
-    return float(struct.unpack("f", struct.pack("f", x))[0])
-
-
-def _numbers(rows: SoftmaxRows) -> Any:
-    from xent.losses.kernels.triton_tiles import Numbers
-
-    return Numbers(
-        _in_two(1.0 / rows.temperature),
-        _in_two(1.0 / (math.log(2.0) * rows.temperature)),
-        None if rows.softcap is None else _in_two(rows.softcap),
-        _in_two(rows.smoothing) if rows.smoothing else None,
-        _in_two(1.0 - rows.smoothing),
-        _in_two(rows.z_loss),
-    )
-
-
 class _Tiles(NamedTuple):
     """How rows become tiles: a program takes `rows` lanes side by side, of `block` classes."""
 
@@ -336,7 +255,7 @@ def _launch(
     lane, other = (last, first) if tiles.swap else (first, last)
     w = rows.class_weight
     lane_blocks = -(-tiles.lanes // tiles.rows)
-    with _on(rows.logits):
+    with on_device_of(rows.logits):
         device.rows[(lane_blocks * tiles.others,)](
             tiles.view(rows.logits),
             tiles.view(rows.targets),
@@ -361,16 +280,9 @@ def _launch(
                 None if tiles.block >= classes else -(-classes // tiles.block),
                 rows.ignore_index,
             ),
-            _numbers(rows),
+            numbers_of(rows),
             ROWS=tiles.rows,
             BLOCK=tiles.block,
             num_warps=max(4, min(16, tiles.rows * tiles.block // 512)),
             enable_fp_fusion=False,
         )
-
-
-def _on(tensor: Any) -> Any:
-    """Return the context in which launches go to the tensor's device."""
-    if tensor.device.type != "cuda":
-        return contextlib.nullcontext()
-    return sys.modules["torch"].cuda.device(tensor.device)

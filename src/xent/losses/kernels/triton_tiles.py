@@ -20,7 +20,7 @@ import triton.language as tl
 
 from xent.losses.kernels.triton_arithmetic import (
     UNLIFT,
-    Numbers,
+    brought_down,
     capped,
     centred,
     log1p,
@@ -33,18 +33,13 @@ from xent.losses.kernels.triton_arithmetic import (
 )
 
 __all__ = [
-    "INTERPRETED",
     "Cotangents",
-    "Numbers",
     "Results",
     "Shape",
     "View",
     "Weights",
     "rows",
 ]
-
-INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
-"""Whether kernels run in Python, on the CPU: the variable TRITON_INTERPRET, read at import."""
 
 
 class View(NamedTuple):
@@ -223,11 +218,11 @@ def _read_class_weights(view, column, classes):
 
 
 @triton.jit
-def _read_block(logits, targets, weights, place, shape, column):
+def _read_block(logits, targets, weights, place, shape, numbers, column):
     """Return a block of classes; what there is none of is 0 and takes no part."""
     here = place.live[:, None] & (column < shape.classes)[None, :]
     z = tl.load(_at_classes(logits, place, column), mask=here, other=float("-inf"))
-    z = z.to(tl.float32)
+    z = brought_down(z.to(tl.float32), numbers)
     t = 0.0
     if targets.pointer.dtype.element_ty.is_floating():
         t = tl.load(_at_classes(targets, place, column), mask=here, other=0).to(tl.float64)
@@ -411,14 +406,14 @@ def _find(targets, weights, shape, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _read_label(logits, targets, weights, place, shape):
+def _read_label(logits, targets, weights, place, shape, numbers):
     y = _read_row(targets, place, place.live).to(tl.int64)
     inside = (y >= 0) & (y < shape.classes)
     z = tl.load(_at_row(logits, place) + y * logits.classes, mask=place.live & inside, other=0)
     w = inside.to(tl.float64)
     if weights.class_ is not None:
         w = _read_class_weights(weights.class_, y, shape.classes)
-    return _Label(y, inside, z.to(tl.float32), w)
+    return _Label(y, inside, brought_down(z.to(tl.float32), numbers), w)
 
 
 @triton.jit
@@ -510,12 +505,12 @@ def rows(
     columns = tl.arange(0, BLOCK)
     label = None
     if not targets.pointer.dtype.element_ty.is_floating():
-        label = _read_label(logits, targets, weights, place, shape)
+        label = _read_label(logits, targets, weights, place, shape, numbers)
     masses = label is None or numbers.smoothing is not None
     turning = results.entropy is not None or cotangents.entropy is not None
 
     if shape.blocks is None:
-        block = _read_block(logits, targets, weights, place, shape, columns)
+        block = _read_block(logits, targets, weights, place, shape, numbers, columns)
     if results.loss is not None:
         zero = tl.zeros([ROWS], tl.float64)
         lowest = tl.full([ROWS], float("-inf"), tl.float32)
@@ -525,7 +520,7 @@ def rows(
         else:
             for i in range(shape.blocks):
                 column = i * BLOCK + columns
-                block = _read_block(logits, targets, weights, place, shape, column)
+                block = _read_block(logits, targets, weights, place, shape, numbers, column)
                 sums = _add_block(sums, block, label, numbers, turning)
         loss, logsumexp, known = _statistics(sums, label, numbers)
         _write_row(results.loss, place, loss)
@@ -544,6 +539,6 @@ def rows(
         else:
             for i in range(shape.blocks):
                 column = i * BLOCK + columns
-                block = _read_block(logits, targets, weights, place, shape, column)
+                block = _read_block(logits, targets, weights, place, shape, numbers, column)
                 g = _block_gradient(block, row, label, numbers, turning)
                 _write_block(gradient, place, shape, column, g)
