@@ -22,7 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xent.torch
-from xent.torch import parallel_calls, parallel_derivatives, parallel_ranks, parallel_rows
+from xent.torch import parallel_derivatives, parallel_places, parallel_ranks, parallel_rows
 from xent.torch.parallel import parallel_cross_entropy, parallel_linear_cross_entropy
 
 WORKER = Path(parallel_worker.__file__)
@@ -120,7 +120,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
 
     monkeypatch.setattr(parallel_ranks.Ranks, "gather", gather)
     monkeypatch.setattr(parallel_ranks.Ranks, "sum", total)
-    monkeypatch.setattr(parallel_calls, "ranks_of", ranks_of)
+    monkeypatch.setattr(parallel_places, "ranks_of", ranks_of)
     return together
 
 

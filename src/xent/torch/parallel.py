@@ -14,14 +14,13 @@ import torch
 from xent.losses.softmax import SoftmaxStatistics
 from xent.torch.arguments import Tensor
 from xent.torch.averages import Mean
-from xent.torch.parallel_calls import (
-    WORKSPACE,
-    Call,
+from xent.torch.parallel_arguments import WORKSPACE, Call
+from xent.torch.parallel_calls import compute_rows
+from xent.torch.parallel_places import (
     Options,
     ParallelOptions,
     ParallelStatisticsOptions,
     Source,
-    compute_rows,
     options_of,
 )
 from xent.torch.parallel_rows import Rows

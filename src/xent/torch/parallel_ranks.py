@@ -23,6 +23,7 @@ from xent.errors import OptionError, ShapeError
 from xent.torch import arguments
 
 __all__ = [
+    "MOST",
     "Fact",
     "Layout",
     "Ranks",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 Tensor: TypeAlias = torch.Tensor
+MOST = 1 << 62
+"""What fits the integers that ranks tell each other."""
 HEADER = 32
 """Numbers that ranks tell each other of a call, the same count for every call."""
 TEXT = 1024
