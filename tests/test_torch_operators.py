@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from xent.losses.autodiff import distilled, linear, linear_statistics
 from xent.losses.autodiff.torch import _entry_operator, _softmax_operator
+from xent.losses.kernels import LinearRows
+from xent.losses.kernels.linear_distilled import SparseTargets, Teacher
 
 G = torch.Generator().manual_seed(0)
 Z = torch.randn(4, 5, 3, generator=G)
@@ -27,3 +30,48 @@ def test_the_operator_keeps_what_an_operator_promises(name):
     operator, logits, *rest = CALLS[name]
     found = torch.library.opcheck(operator, (logits.clone().requires_grad_(), *rest))
     assert set(found.values()) == {"SUCCESS"}
+
+
+HIDDEN, HEAD, BIAS = (torch.randn(n, generator=G) for n in ((7, 4), (9, 4), (9,)))
+INDICES = torch.tensor([0, 1, 2, 3, -100, 5, 8])
+OWN = torch.arange(7)  # each row's row of the teacher
+IDS = torch.stack([torch.randperm(9, generator=G)[:3] for _ in range(7)])
+LOGS = torch.log_softmax(torch.randn(7, 3, generator=G), 1) - 1.0
+LIMITS = linear.Limits(2**20, low_memory=True)
+
+
+def of_target(target, rows):
+    kind, operators = distilled._OPERATORS[type(target)]
+    arguments = kind.as_arguments(rows, target, LIMITS)
+    again, same, limits = kind.taken_apart(arguments)
+    assert (again.temperature, limits) == (rows.temperature, LIMITS)
+    assert all(a is b for a, b in zip(same.arrays(), target.arrays(), strict=True))
+    assert same.divergence == target.divergence
+    return operators, arguments
+
+
+def linear_call(name, dtype):
+    hidden, head, bias = (a.to(dtype, copy=True).requires_grad_() for a in (HIDDEN, HEAD, BIAS))
+    if name in ("losses", "statistics"):
+        weight = WEIGHT.repeat(2)[:9] if name == "losses" else None
+        rows = LinearRows(hidden, head, bias, INDICES, weight, None, -100)
+        module = linear if name == "losses" else linear_statistics
+        return module._operators, linear.as_arguments(rows, LIMITS)
+    rows = LinearRows(hidden, head, bias, OWN, None, torch.rand(7).double(), temperature=2.0)
+    target = SparseTargets(IDS, LOGS, name)
+    if name == "teacher":
+        target = Teacher(HIDDEN * 2.0, HEAD.flip(0), None, 1.5, 4.0, "jensen_shannon", 0.3)
+    return of_target(target, rows)
+
+
+@pytest.mark.parametrize("name", ["losses", "statistics", "bucket", "uniform", "teacher"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operators_of_products_keep_what_an_operator_promises(name, dtype):
+    operators, arguments = linear_call(name, dtype)
+    found = torch.library.opcheck(operators.rows, arguments)
+    assert set(found.values()) == {"SUCCESS"}
+    if operators.sum is not None:
+        arguments = (*arguments[:2], arguments[2].detach(), *arguments[3:])
+        found = torch.library.opcheck(operators.sum, ([True, True, False], *arguments))
+        assert set(found.values()) == {"SUCCESS"}
+    assert (operators.sum is None) == (name == "statistics")

@@ -4,32 +4,36 @@ As `xent.losses.autodiff.linear`, for the rows of `xent.losses.kernels.linear_di
 computes its gradients together with its value, the first backward pass scales and gives them away,
 later ones compute them again; losses of rows compute them when their upstream gradient is known.
 Second derivatives come from the definition, a block of rows at a time. Forward mode, the transforms
-of `torch.func`, many upstream gradients at once, and what is compiled or recorded, run the
-definition itself.
+of `torch.func` and many upstream gradients at once run the definition itself.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from xent.errors import OptionError
 from xent.losses import dispatch
+from xent.losses.autodiff import operators
 from xent.losses.autodiff.linear import (
     USUAL,
     Limits,
     ahead_of,
     are_many,
+    as_arguments,
     blocks_of,
     by_autograd,
     by_blocks,
     emptied,
     needed_of,
     planned,
+    recorded,
     scaled,
     second_by_autograd,
     situation_of,
+    taken_apart,
     wide_of,
 )
 from xent.losses.autodiff.torch import Reduction, hindrance, is_traced, ready, reduced
@@ -305,6 +309,78 @@ def _second_by_autograd(
     )
 
 
+# ---- kernels as operators ------------------------------------------------------------------------
+
+
+class _Recorded(NamedTuple):
+    """A kind of teacher as operators take it apart: its arrays after those of the rows."""
+
+    name: str
+    kind: type[SparseTargets | Teacher]
+    arrays: str
+    numbers: str
+
+    def taken_apart(self, arguments: tuple[Any, ...]) -> tuple[LinearRows, Any, Limits]:
+        """Return rows, teacher and limits from the arguments of an operator."""
+        count = len(self.kind.ARRAYS)
+        options = len(fields(self.kind)) - count
+        rows, limits = taken_apart((*arguments[:6], *arguments[6 + count : -options]))
+        return rows, self.kind(*arguments[6 : 6 + count], *arguments[-options:]), limits
+
+    def as_arguments(
+        self, rows: LinearRows, target: SparseTargets | Teacher, limits: Limits
+    ) -> tuple[Any, ...]:
+        """Return the arguments of an operator: all arrays, then numbers."""
+        arguments, count = as_arguments(rows, limits), len(self.kind.ARRAYS)
+        own = [getattr(target, field.name) for field in fields(target)]
+        return *arguments[:6], *own[:count], *arguments[6:], *own[count:]
+
+    def registered(self) -> operators.Operators:
+        """Register the operators."""
+
+        def call_of(arguments: tuple[Any, ...], needed: tuple[bool, bool, bool]) -> _Call:
+            return _Call(*self.taken_apart(arguments), needed)
+
+        def losses(*arguments: Any) -> Tensor:
+            call = call_of(arguments, (False, False, False))
+            found = _gradients(call, None, 1.0).losses
+            return reduced(found, call.rows.row_weight, "none", 1.0, torch.float64)
+
+        def total(needed: tuple[bool, bool, bool], *arguments: Any) -> tuple[Any, ...]:
+            call = call_of(arguments, needed)
+            found, *by = _gradients(call, None, 1.0, wide=True)
+            return reduced(found, call.rows.row_weight, "sum", 1.0, torch.float64), *by
+
+        return operators.define(
+            self.name,
+            f"{operators.ARRAYS}, {self.arrays}",
+            f"{operators.NUMBERS}, {self.numbers}",
+            rows=losses,
+            defined=lambda *arguments: _weighted(*self.taken_apart(arguments)),
+            gradients=lambda _, upstream, needed, *arguments: _gradients(
+                call_of(arguments, needed), upstream, 1.0
+            )[1:],
+            ahead=total,
+        )
+
+
+_RECORDED = (
+    _Recorded(
+        "linear_sparse_losses",
+        SparseTargets,
+        "Tensor ids, Tensor log_probabilities",
+        "str tail, bool divergence, bool checked",
+    ),
+    _Recorded(
+        "linear_distilled_losses",
+        Teacher,
+        "Tensor teacher_hidden, Tensor teacher_weight, Tensor? teacher_bias",
+        "float teacher_temperature, float? teacher_softcap, str divergence, float beta",
+    ),
+)
+_OPERATORS = {each.kind: (each, each.registered()) for each in _RECORDED}
+
+
 # ---- the function --------------------------------------------------------------------------------
 
 
@@ -321,8 +397,6 @@ def _situation(rows: LinearRows, target: Target) -> dispatch.Situation:
     others = [a for a in target.arrays() if a is not None]
     reasons = [hindrance(a, ()) for a in others]
     reasons.append(hindrance(rows.hidden, others))
-    if is_traced(rows.hidden):
-        reasons.append("operations are recorded, and it is none that can be")
     return found._replace(hindrance=next((r for r in reasons if r is not None), None))
 
 
@@ -350,7 +424,7 @@ def distilled_losses(
         As for `xent.losses.autodiff.linear.linear_losses`.
     """
     chosen = dispatch.choose(rows, kernel, _situation(rows, target))
-    if chosen == "definition":
+    if chosen == "definition" or rows.hidden.device.type == "meta":
         losses = _defined(rows, target, limits)
         return reduced(losses, rows.row_weight, reduction, scale, dtype)
     if chosen != "linear_chunked":
@@ -360,6 +434,10 @@ def distilled_losses(
         )
     # What keeps a graph has to be known here: within a function's forward all inputs ask for one.
     needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)
+    if is_traced(rows.hidden):
+        kind, own = _OPERATORS[type(target)]
+        arguments = kind.as_arguments(rows, target, limits)
+        return recorded(own, arguments, needed, reduction, scale, dtype)
     call, arrays = _Call(rows, target, limits, needed), (rows.hidden, rows.weight, rows.bias)
     if reduction == "none":
         return _EachRow.apply(*arrays, call, dtype)

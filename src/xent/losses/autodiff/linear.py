@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xent.errors import OptionError
 from xent.losses import definition, dispatch
+from xent.losses.autodiff import operators
 from xent.losses.autodiff.torch import (
     Reduction,
     defined,
@@ -43,6 +44,7 @@ __all__ = [
     "Limits",
     "ahead_of",
     "are_many",
+    "as_arguments",
     "blocks_of",
     "by_autograd",
     "by_blocks",
@@ -50,10 +52,12 @@ __all__ = [
     "linear_losses",
     "needed_of",
     "planned",
+    "recorded",
     "row_kernel",
     "scaled",
     "second_by_autograd",
     "situation_of",
+    "taken_apart",
     "triton_linear",
     "wide_of",
 ]
@@ -609,65 +613,59 @@ def _weighted(rows: LinearRows, limits: Limits) -> Tensor:
 
 # ---- kernels as operators ------------------------------------------------------------------------
 
-_SCHEMA = (
-    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? class_weight, "
-    "Tensor? row_weight, SymInt? ignore_index, float smoothing, float temperature, "
-    "float? softcap, float z_loss, int workspace_bytes, bool invariant"
+
+def taken_apart(arguments: tuple[Any, ...]) -> tuple[LinearRows, Limits]:
+    """Return rows and limits from the arguments of an operator."""
+    *of_rows, workspace_bytes, invariant, low_memory = arguments
+    return LinearRows(*of_rows), Limits(workspace_bytes, invariant, low_memory=low_memory)
+
+
+def as_arguments(rows: LinearRows, limits: Limits) -> tuple[Any, ...]:
+    """Return the arguments of an operator: six arrays, then numbers."""
+    of_rows = (getattr(rows, field.name) for field in fields(rows))
+    return *of_rows, limits.workspace_bytes, limits.invariant, limits.low_memory
+
+
+def _recorded_rows(*arguments: Any) -> Tensor:
+    rows, limits = taken_apart(arguments)
+    return reduced(_losses(rows, limits), rows.row_weight, "none", 1.0, torch.float64)
+
+
+def _recorded_gradients(
+    found: Tensor, upstream: Tensor, needed: tuple[bool, bool, bool], *arguments: Any
+) -> tuple[Tensor | None, ...]:
+    return _gradients(*taken_apart(arguments), upstream, 1.0, needed)[1:]
+
+
+def _recorded_sum(needed: tuple[bool, bool, bool], *arguments: Any) -> tuple[Any, ...]:
+    rows, limits = taken_apart(arguments)
+    losses, *by = _gradients(rows, limits, None, 1.0, needed, wide=True)
+    return reduced(losses, rows.row_weight, "sum", 1.0, torch.float64), *by
+
+
+_operators = operators.define(
+    "linear_losses",
+    operators.ARRAYS,
+    operators.NUMBERS,
+    rows=_recorded_rows,
+    defined=lambda *arguments: _weighted(*taken_apart(arguments)),
+    gradients=_recorded_gradients,
+    ahead=_recorded_sum,
 )
 
 
-def _define_operators() -> Any:
-    """Register losses of rows and their derivatives as operators that compilers may record."""
-
-    def taken_apart(arguments: tuple[Any, ...]) -> tuple[LinearRows, Limits]:
-        return LinearRows(*arguments[:-2]), Limits(*arguments[-2:])
-
-    def losses(*arguments: Any) -> Tensor:
-        rows, limits = taken_apart(arguments)
-        return reduced(_losses(rows, limits), rows.row_weight, "none", 1.0, torch.float64)
-
-    def gradients(cotangent: Tensor, needed: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
-        rows, limits = taken_apart(arguments)
-        found = _gradients(rows, limits, cotangent, 1.0, (needed[0], needed[1], needed[2]))
-        # three tensors, not a list of those needed: so torch can go over many upstream gradients
-        return tuple(cotangent.new_empty(0) if a is None else a for a in found[1:])
-
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:6])
-        ctx.numbers = inputs[6:]
-
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = (*ctx.saved_tensors, *ctx.numbers)
-        needed = [bool(asked) for asked in ctx.needs_input_grad[:3]]
-        found = gradient_operator(cotangent, needed, *arguments)
-        by = [a if asked else None for a, asked in zip(found, needed, strict=True)]
-        return *by, *(None for _ in arguments[3:])
-
-    operator = torch.library.custom_op(
-        "xent::linear_losses", losses, mutates_args=(), schema=f"({_SCHEMA}) -> Tensor"
-    )
-    gradient_operator = torch.library.custom_op(
-        "xent::linear_losses_gradient",
-        gradients,
-        mutates_args=(),
-        schema=f"(Tensor cotangent, bool[] needed, {_SCHEMA}) -> (Tensor, Tensor, Tensor)",
-    )
-    operator.register_fake(
-        lambda hidden, *_: hidden.new_empty(hidden.shape[:1], dtype=torch.float64)
-    )
-    gradient_operator.register_fake(
-        lambda cotangent, needed, *arguments: tuple(
-            torch.empty_like(a, memory_format=torch.contiguous_format)
-            if asked
-            else cotangent.new_empty(0)
-            for a, asked in zip(arguments[:3], needed, strict=True)
-        )
-    )
-    operator.register_autograd(backward, setup_context=setup)
-    return operator
-
-
-_operator = _define_operators()
+def recorded(
+    own: operators.Operators,
+    arguments: tuple[Any, ...],
+    needed: tuple[bool, bool, bool],
+    reduction: Reduction,
+    scale: float | Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return losses, or their sum, by an operator that compilers may record."""
+    if reduction == "sum" and any(needed):
+        return reduced(own.sum(list(needed), *arguments)[0], None, "sum", scale, dtype)
+    return reduced(own.rows(*arguments), None, reduction, scale, dtype)
 
 
 # ---- the function --------------------------------------------------------------------------------
@@ -710,17 +708,17 @@ def linear_losses(
         )
     if chosen == "definition":
         return reduced(_defined(rows, limits), rows.row_weight, reduction, scale, dtype)
+    # What keeps a graph has to be known here: within a function's forward all inputs ask for one.
+    needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)
     if is_traced(rows.hidden):
         if chosen == "triton_linear":
             raise OptionError(
                 "kernel='triton_linear' cannot take these rows: operations are recorded, and it is "
                 "no operator. Hint: kernel=None takes the first kernel that can."
             )
-        arguments = (getattr(rows, field.name) for field in fields(rows))
-        losses = _operator(*arguments, *limits[:2])
-        return reduced(losses, None, reduction, scale, dtype)
-    # What keeps a graph has to be known here: within a function's forward all inputs ask for one.
-    needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)
+        # gradients that wait until their upstream is known are rounded at once
+        how = (False, False, False) if limits.low_memory else needed
+        return recorded(_operators, as_arguments(rows, limits), how, reduction, scale, dtype)
     arrays = rows.hidden, rows.weight, rows.bias
     if chosen == "triton_linear":
         losses = _WithoutLogits.apply(*arrays, rows, limits, needed)

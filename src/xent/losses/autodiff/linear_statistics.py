@@ -10,10 +10,12 @@ import array_api_compat.torch as xp
 import torch
 
 from xent.losses import definition, dispatch
+from xent.losses.autodiff import operators
 from xent.losses.autodiff.linear import (
     DEFINED,
     Limits,
     are_many,
+    as_arguments,
     by_autograd,
     by_blocks,
     emptied,
@@ -21,6 +23,7 @@ from xent.losses.autodiff.linear import (
     planned,
     row_kernel,
     situation_of,
+    taken_apart,
 )
 from xent.losses.autodiff.torch import is_traced, ready, terms_of
 from xent.losses.kernels import LinearRows, SoftmaxRows
@@ -157,6 +160,21 @@ def _statistics(rows: LinearRows, limits: Limits) -> Tensor:
     return found if found.ndim == 2 else found.new_zeros((*found.shape, 5))
 
 
+def _gradients(
+    rows: LinearRows,
+    limits: Limits,
+    found: Tensor,
+    cotangent: Tensor,
+    needed: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """Return derivatives by hidden, weight and bias, from statistics and their cotangents."""
+    own = ready(rows)
+    columns = torch.cat((cotangent[:, :3], found[:, :1], found[:, 2:3]), 1).to(torch.float64)
+    bent = bool((columns[:, 2] != 0).any())
+    plan, _ = planned(own, limits, differentiated=True, whole=True, more_copies=1 if bent else 0)
+    return chunked.gradients(own, plan, _slopes_of_rows, cotangent=columns, needed=needed)[1:]
+
+
 class _Statistics(torch.autograd.Function):
     """Nll, log-sum-exp, entropy, likeliest class and rank of each row, as one array."""
 
@@ -185,17 +203,22 @@ class _Statistics(torch.autograd.Function):
                 lambda own: by_blocks(own, ctx.limits, _by_definition), rows, cotangent, ctx.needed
             )
             return *found, None, None, None
-        own = ready(rows)
-        columns = torch.cat((cotangent[:, :3], found[:, :1], found[:, 2:3]), 1).to(torch.float64)
-        bent = bool((columns[:, 2] != 0).any())
-        plan, _ = planned(
-            own, ctx.limits, differentiated=True, whole=True, more_copies=1 if bent else 0
-        )
         with torch.autocast(cotangent.device.type, enabled=False):
-            result = chunked.gradients(
-                own, plan, _slopes_of_rows, cotangent=columns, needed=ctx.needed
-            )
-        return *result[1:], None, None, None
+            result = _gradients(rows, ctx.limits, found, cotangent, ctx.needed)
+        return *result, None, None, None
+
+
+_operators = operators.define(
+    "linear_statistics",
+    operators.ARRAYS,
+    operators.NUMBERS,
+    rows=lambda *arguments: _statistics(*taken_apart(arguments)),
+    defined=lambda *arguments: by_blocks(*taken_apart(arguments), _by_definition),
+    gradients=lambda found, upstream, needed, *arguments: _gradients(
+        *taken_apart(arguments), found, upstream, needed
+    ),
+    columns=(len(RowStatistics._fields),),
+)
 
 
 def linear_statistics(
@@ -216,9 +239,10 @@ def linear_statistics(
         The memory of the pieces.
     """
     chosen = dispatch.choose(rows, kernel, situation_of(rows))
-    traced = is_traced(rows.hidden) or rows.hidden.device.type == "meta"
-    if chosen == "definition" or traced:
+    if chosen == "definition" or rows.hidden.device.type == "meta":
         found = by_blocks(rows, limits, _by_definition)
+    elif is_traced(rows.hidden):
+        found = _operators.rows(*as_arguments(rows, limits))
     else:
         needed = needed_of(rows) if torch.is_grad_enabled() else (False, False, False)
         arrays = rows.hidden, rows.weight, rows.bias

@@ -1,0 +1,216 @@
+"""Kernels for rows whose logits are a product, as operators that compilers may record.
+
+What is registered for a number of each row is two operators: the numbers, and their derivatives by
+hidden, weight and bias once the upstream gradient is known. For a sum there is one that computes
+its derivatives with it, so that a compiled sum takes no more products than an eager one.
+
+A compiler differentiates an operator once. Elsewhere, where operations are only watched, further
+derivatives are those of the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from xent.losses.kernels.linear_products import accumulation_dtype
+
+__all__ = ["ARRAYS", "NUMBERS", "Operators", "define"]
+
+Tensor: TypeAlias = torch.Tensor
+Needed: TypeAlias = tuple[bool, bool, bool]
+Derivatives: TypeAlias = tuple[Tensor | None, ...]
+
+ARRAYS = (
+    "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? class_weight, "
+    "Tensor? row_weight"
+)
+"""The arrays of `xent.losses.kernels.LinearRows`, as an operator takes them."""
+
+NUMBERS = (
+    "SymInt? ignore_index, float smoothing, float temperature, float? softcap, float z_loss, "
+    "int workspace_bytes, bool invariant, bool low_memory"
+)
+"""Its options, and those of the memory."""
+
+
+class Operators(NamedTuple):
+    """What compilers may record."""
+
+    rows: Any  # numbers of each row
+    sum: Any  # the sum of a number of each row, and its derivatives; None where there is none
+
+
+class _Formulas(NamedTuple):
+    """What an operator computes, from the arguments of its schema."""
+
+    rows: Callable[..., Tensor]
+    defined: Callable[..., Tensor]
+    gradients: Callable[..., Derivatives]
+    ahead: Callable[..., tuple[Tensor, *Derivatives]] | None
+
+
+def define(
+    name: str,
+    arrays: str,
+    numbers: str,
+    *,
+    rows: Callable[..., Tensor],
+    defined: Callable[..., Tensor],
+    gradients: Callable[..., Derivatives],
+    columns: tuple[int, ...] = (),
+    ahead: Callable[..., tuple[Tensor, *Derivatives]] | None = None,
+) -> Operators:
+    """Register operators whose arguments are `arrays`, then `numbers`.
+
+    Parameters
+    ----------
+    name
+        Of the operators, within ``xent::``.
+    arrays, numbers
+        Their schema. The first three arrays are hidden, weight and bias, which have derivatives.
+    rows
+        Of the arguments: numbers of each row, float64 (rows, …).
+    defined
+        The same by differentiable operations.
+    gradients
+        Of these numbers, their upstream gradient, which derivatives are needed, and the arguments:
+        the derivatives, None for those that are not.
+    columns
+        The dimensions of a row's numbers.
+    ahead
+        Of which derivatives are needed, and the arguments: the sum over rows in float64, and its
+        derivatives in the dtype of the logits; or None for no such operator.
+    """
+    formulas = _Formulas(_alone(rows), defined, _alone(gradients), ahead and _alone(ahead))
+    schema, count = f"{arrays}, {numbers}", arrays.count("Tensor")
+    of_rows = _of_rows(name, schema, count, columns, formulas)
+    return Operators(of_rows, _of_sums(name, schema, count, formulas) if ahead else None)
+
+
+def _alone(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that computes in the dtypes it is given, within autocast too."""
+
+    def computed(*arguments: Any) -> Any:
+        device = next(a.device.type for a in arguments if isinstance(a, torch.Tensor))
+        with torch.autocast(device, enabled=False):
+            return compute(*arguments)
+
+    return computed
+
+
+def _of_rows(
+    name: str, schema: str, count: int, columns: tuple[int, ...], formulas: _Formulas
+) -> Any:
+    """Register numbers of each row, and their derivatives."""
+
+    def differentiate(
+        found: Tensor, upstream: Tensor, needed: list[bool], *arguments: Any
+    ) -> tuple[Tensor, ...]:
+        own = formulas.gradients(found, upstream, _triple(needed), *arguments)
+        # three tensors, not a list of those needed: so torch can go over many upstream gradients
+        return tuple(upstream.new_empty(0) if a is None else a for a in own)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:count], output)
+        ctx.numbers = inputs[count:]
+
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        *arrays, found = ctx.saved_tensors
+        arguments, needed = (*arrays, *ctx.numbers), ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            by = _by_definition(formulas.defined, arguments, needed, upstream)
+        else:
+            own = derivatives(found, upstream, [bool(asked) for asked in needed], *arguments)
+            by = tuple(a if asked else None for a, asked in zip(own, needed, strict=True))
+        return *by, *(None for _ in arguments[3:])
+
+    operator = torch.library.custom_op(
+        f"xent::{name}", formulas.rows, mutates_args=(), schema=f"({schema}) -> Tensor"
+    )
+    derivatives = torch.library.custom_op(
+        f"xent::{name}_gradient",
+        differentiate,
+        mutates_args=(),
+        schema=f"(Tensor found, Tensor upstream, bool[] needed, {schema}) "
+        "-> (Tensor, Tensor, Tensor)",
+    )
+    operator.register_fake(
+        lambda hidden, *_: hidden.new_empty((hidden.shape[0], *columns), dtype=torch.float64)
+    )
+    derivatives.register_fake(
+        lambda _, upstream, needed, *arguments: tuple(
+            _empty_like(a, a.dtype) if asked else upstream.new_empty(0)
+            for a, asked in zip(arguments[:3], needed, strict=True)
+        )
+    )
+    operator.register_autograd(backward, setup_context=setup)
+    return operator
+
+
+def _of_sums(name: str, schema: str, count: int, formulas: _Formulas) -> Any:
+    """Register a sum of numbers of rows that computes its derivatives with it."""
+    ahead = formulas.ahead
+    assert ahead is not None
+
+    def compute(needed: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
+        total, *own = ahead(_triple(needed), *arguments)
+        return total, *(total.new_empty(0) if a is None else a for a in own)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[1 : 1 + count], *output[1:])
+        ctx.numbers = inputs[1 + count :]
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        arrays, own = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        arguments, needed = (*arrays, *ctx.numbers), ctx.needs_input_grad[1:4]
+        if upstream is None:
+            by: tuple[Tensor | None, ...] = (None, None, None)
+        elif torch.is_grad_enabled():
+            each = upstream.expand(arguments[0].shape[0])
+            by = _by_definition(formulas.defined, arguments, needed, each)
+        else:
+            by = tuple(
+                (a * upstream.to(a.dtype)).to(of.dtype) if asked else None
+                for a, of, asked in zip(own, arguments[:3], needed, strict=True)
+            )
+        return None, *by, *(None for _ in arguments[3:])
+
+    operator = torch.library.custom_op(
+        f"xent::{name}_sum",
+        compute,
+        mutates_args=(),
+        schema=f"(bool[] needed, {schema}) -> (Tensor, Tensor, Tensor, Tensor)",
+    )
+
+    def fake(needed: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
+        total = arguments[0].new_empty((), dtype=torch.float64)
+        wide = accumulation_dtype(*arguments[:3])
+        return total, *(
+            _empty_like(a, wide) if asked else total.new_empty(0)
+            for a, asked in zip(arguments[:3], needed, strict=True)
+        )
+
+    operator.register_fake(fake)
+    operator.register_autograd(backward, setup_context=setup)
+    return operator
+
+
+def _triple(needed: list[bool]) -> Needed:
+    return needed[0], needed[1], needed[2]
+
+
+def _empty_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def _by_definition(
+    defined: Callable[..., Tensor], arguments: tuple[Any, ...], needed: Any, upstream: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return derivatives by hidden, weight and bias that can be differentiated."""
+    wanted = [a for a, asked in zip(arguments[:3], needed, strict=True) if asked]
+    found = iter(torch.autograd.grad(defined(*arguments), wanted, upstream, create_graph=True))
+    return tuple(next(found) if asked else None for asked in needed)
