@@ -723,6 +723,26 @@ def test_invariant_losses_do_not_depend_on_other_rows():
         assert torch.equal(losses(part), every[part])
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"softcap": 5.0}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_invariant_statistics_do_not_depend_on_other_rows(options, dtype):
+    g = torch.Generator().manual_seed(14)
+    hidden = torch.randn(300, 64, generator=g).to(dtype)
+    head = torch.randn(500, 64, generator=g).to(dtype)
+    target = torch.randint(0, 500, (300,), generator=g)
+    target[::9] = -100
+
+    def statistics(part):
+        return xent.torch.linear_softmax_statistics(
+            hidden[part], head, target[part], ignore_index=-100, invariant=True, **options
+        )
+
+    every = statistics(slice(None))
+    for part in (slice(1, 2), slice(17, 200), slice(250, 300)):
+        for alone, beside in zip(statistics(part), every, strict=True):
+            assert torch.equal(alone, beside[part])
+
+
 def test_the_same_call_gives_the_same_bits_from_many_threads():
     hidden, head, bias, target = made()
     found = []

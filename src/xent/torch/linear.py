@@ -264,6 +264,7 @@ def linear_softmax_statistics(
     class_mask: Tensor | None = None,
     shift: int = 0,
     workspace_bytes: int = DEFAULT_WORKSPACE,
+    invariant: bool = False,
     out_dtype: torch.dtype | None = None,
     kernel: str | None = None,
 ) -> LinearSoftmaxStatistics:
@@ -284,7 +285,8 @@ def linear_softmax_statistics(
         The head's weight W.                                     (C, D)
     target
         Class indices of any integer dtype, in the shape of the rows; or None.
-    linear_bias, ignore_index, temperature, softcap, class_mask, shift, workspace_bytes, kernel
+    linear_bias, ignore_index, temperature, softcap, class_mask, shift, workspace_bytes, \
+    invariant, kernel
         As for `linear_cross_entropy`. Rows with the ignored index are 0 throughout.
     out_dtype
         Dtype of the floats; by default float32, or float64 where an input has it.
@@ -325,6 +327,7 @@ def linear_softmax_statistics(
             class_mask=class_mask,
             shift=shift,
             workspace_bytes=workspace_bytes,
+            invariant=invariant,
             out_dtype=out_dtype,
             kernel=kernel,
         )
@@ -357,7 +360,7 @@ def linear_softmax_statistics(
         rows,
         dtype=read.float_dtype_of(out_dtype, wide),
         kernel=kernel,
-        limits=limits_of(workspace_bytes),
+        limits=limits_of(workspace_bytes, invariant),
     )
     nll, lse, entropy, argmax, rank = (column.reshape(call.shape) for column in found)
     if not asked:
