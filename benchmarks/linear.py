@@ -25,7 +25,7 @@ import xent.torch
 from benchmarks.apart import can_measure_peaks, peak_of
 from benchmarks.results import ROOT, provenance, replace_part, seconds_in_words, show_progress
 from xent.losses import dispatch
-from xent.losses.autodiff.linear import situation_of
+from xent.losses.autodiff.linear_pieces import situation_of
 from xent.losses.autodiff.torch import situation
 from xent.losses.kernels import LinearRows
 

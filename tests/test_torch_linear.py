@@ -16,6 +16,7 @@ import xent
 import xent.torch
 from xent.losses import dispatch
 from xent.losses.autodiff import linear as autodiff
+from xent.losses.autodiff import linear_pieces
 from xent.losses.kernels import LinearRows, linear_chunked
 
 ROWS, FEATURES, CLASSES = 23, 6, 70
@@ -665,7 +666,7 @@ def test_nothing_of_the_size_of_the_logits_is_held(what):
             torch.func.jvp(lambda h: loss(h, head), (hidden,), (hidden,))
         elif what == "double":
             rows_ = LinearRows(hidden.detach(), head.detach(), None, target)
-            limits = autodiff.Limits(space)
+            limits = linear_pieces.Limits(space)
             each = torch.ones(rows, dtype=WIDE)
             hessian = autodiff._second(rows_, limits, each, (hidden.detach(), head.detach(), None))
         elif what == "statistics":
@@ -769,11 +770,11 @@ def test_the_same_call_gives_the_same_bits_from_many_threads():
 def test_the_chunked_kernel_runs_and_is_handed_the_row_kernel(monkeypatch):
     hidden, head, bias, target = made()
     rows = LinearRows(hidden, head, bias, target)
-    assert dispatch.choose(rows, None, autodiff.situation_of(rows)) == "linear_chunked"
+    assert dispatch.choose(rows, None, linear_pieces.situation_of(rows)) == "linear_chunked"
     logits = rows.of_logits(torch.empty(1, CLASSES), slice(0, 1))
-    assert autodiff.row_kernel(logits)[0] == "numba_rows"
+    assert linear_pieces.row_kernel(logits)[0] == "numba_rows"
     monkeypatch.setattr(dispatch, "NUMBA", False)
-    assert autodiff.row_kernel(logits)[0] == "definition"
+    assert linear_pieces.row_kernel(logits)[0] == "definition"
     loss = xent.torch.linear_cross_entropy(hidden, head, target, linear_bias=bias)
     loss.backward()
     exact = expected(hidden, head, bias, target).sum() / (target != -100).sum()

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from xent.losses.autodiff import distilled, linear, linear_statistics
+from xent.losses.autodiff.linear_pieces import Limits
+from xent.losses.autodiff.operators import as_arguments
 from xent.losses.autodiff.torch import _entry_operator, _softmax_operator
 from xent.losses.kernels import LinearRows
 from xent.losses.kernels.linear_distilled import SparseTargets, Teacher
@@ -37,7 +39,7 @@ INDICES = torch.tensor([0, 1, 2, 3, -100, 5, 8])
 OWN = torch.arange(7)  # each row's row of the teacher
 IDS = torch.stack([torch.randperm(9, generator=G)[:3] for _ in range(7)])
 LOGS = torch.log_softmax(torch.randn(7, 3, generator=G), 1) - 1.0
-LIMITS = linear.Limits(2**20, low_memory=True)
+LIMITS = Limits(2**20, low_memory=True)
 
 
 def of_target(target, rows):
@@ -56,7 +58,7 @@ def linear_call(name, dtype):
         weight = WEIGHT.repeat(2)[:9] if name == "losses" else None
         rows = LinearRows(hidden, head, bias, INDICES, weight, None, -100)
         module = linear if name == "losses" else linear_statistics
-        return module._operators, linear.as_arguments(rows, LIMITS)
+        return module._operators, as_arguments(rows, LIMITS)
     rows = LinearRows(hidden, head, bias, OWN, None, torch.rand(7).double(), temperature=2.0)
     target = SparseTargets(IDS, LOGS, name)
     if name == "teacher":

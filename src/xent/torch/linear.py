@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from xent.losses.autodiff.linear import Limits, linear_losses
+from xent.losses.autodiff.linear import linear_losses
+from xent.losses.autodiff.linear_pieces import Limits
 from xent.losses.autodiff.linear_statistics import linear_statistics
 from xent.losses.kernels import LinearRows, SoftmaxRows
 from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE

@@ -17,25 +17,23 @@ import torch
 from xent.errors import OptionError
 from xent.losses import dispatch
 from xent.losses.autodiff import operators
-from xent.losses.autodiff.linear import (
+from xent.losses.autodiff.linear_pieces import (
     USUAL,
     Limits,
     ahead_of,
     are_many,
-    as_arguments,
     blocks_of,
     by_autograd,
     by_blocks,
     emptied,
     needed_of,
     planned,
-    recorded,
     scaled,
     second_by_autograd,
     situation_of,
-    taken_apart,
     wide_of,
 )
+from xent.losses.autodiff.operators import as_arguments, recorded, taken_apart
 from xent.losses.autodiff.torch import Reduction, hindrance, is_traced, ready, reduced
 from xent.losses.kernels import LinearRows
 from xent.losses.kernels import linear_chunked as chunked

@@ -10,203 +10,50 @@ differentiate the definition itself, block by block.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import array_api_compat.torch as xp
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from xent.errors import OptionError
 from xent.losses import definition, dispatch
 from xent.losses.autodiff import operators
+from xent.losses.autodiff.linear_pieces import (
+    USUAL,
+    Limits,
+    ahead_of,
+    are_many,
+    blocks_of,
+    by_autograd,
+    by_blocks,
+    emptied,
+    kept_hidden,
+    needed_of,
+    planned,
+    scaled,
+    second_by_autograd,
+    situation_of,
+    wide_of,
+)
+from xent.losses.autodiff.operators import as_arguments, recorded, taken_apart
 from xent.losses.autodiff.torch import (
     Reduction,
     defined,
-    hindrance,
     is_traced,
     ready,
     reduced,
     terms_of,
-    triton_rows,
     wide_dtype,
 )
-from xent.losses.kernels import LinearRows, SoftmaxRows
+from xent.losses.kernels import LinearRows
 from xent.losses.kernels import linear_chunked as chunked
-from xent.losses.kernels.linear_chunked import DEFAULT_WORKSPACE
-from xent.losses.kernels.linear_products import Plan, RowKernel, RowResults, accumulation_dtype
-from xent.losses.problem import Product
 
-__all__ = [
-    "DEFINED",
-    "Limits",
-    "ahead_of",
-    "are_many",
-    "as_arguments",
-    "blocks_of",
-    "by_autograd",
-    "by_blocks",
-    "emptied",
-    "linear_losses",
-    "needed_of",
-    "planned",
-    "recorded",
-    "row_kernel",
-    "scaled",
-    "second_by_autograd",
-    "situation_of",
-    "taken_apart",
-    "triton_linear",
-    "wide_of",
-]
+__all__ = ["linear_losses"]
 
 Tensor: TypeAlias = torch.Tensor
-DEFINED = Product.HELD
-
-
-class Limits(NamedTuple):
-    """What memory and work a call may take.
-
-    Attributes
-    ----------
-    workspace_bytes
-        What pieces of logits may take.
-    invariant
-        Whether pieces are all of one size, so that a row's bits do not depend on others.
-    filter_below
-        For the kernel without logits: what share of a row's gradient may be left out.
-    low_memory
-        Whether no float32 copy of the weight's gradient is held, at the price of two products.
-    """
-
-    workspace_bytes: int = DEFAULT_WORKSPACE
-    invariant: bool = False
-    filter_below: float | None = None
-    low_memory: bool = False
-
-
-USUAL = Limits()
-
-
-def wide_of(rows: LinearRows) -> torch.dtype:
-    """Return the dtype of the logits."""
-    return accumulation_dtype(rows.hidden, rows.weight, rows.bias)
-
-
-# ---- row kernels ---------------------------------------------------------------------------------
-
-
-def _numba_rows(
-    rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
-) -> RowResults:
-    """Compute rows on a CPU; the gradient takes the place of the logits where it can."""
-    losses, logsumexp = torch.empty((2, *rows.places), dtype=torch.float64, device="cpu")
-    module, slopes = dispatch.cpu_rows(), None
-    if gradient:
-        slopes = rows.logits if module.in_place(rows) else torch.empty_like(rows.logits)
-    module.softmax(
-        rows,
-        losses=losses,
-        logsumexp=logsumexp,
-        gradient=slopes,
-        cotangent=None if cotangent is None else cotangent.contiguous(),
-        scale=scale,
-    )
-    return RowResults(losses[:, 0], logsumexp[:, 0], None if slopes is None else slopes[..., 0])
-
-
-def _triton_rows(
-    rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
-) -> RowResults:
-    """Compute rows on a GPU."""
-    found = triton_rows().forward(rows)
-    slopes = None
-    if gradient:
-        each = torch.full(rows.places, scale, dtype=torch.float64, device=rows.logits.device)
-        if cotangent is not None:
-            each *= cotangent[:, None]
-        slopes = triton_rows().backward(rows, found.saved, each)[..., 0]
-    losses, logsumexp = (a.to(torch.float64)[:, 0] for a in (found.loss, found.logsumexp))
-    return RowResults(losses, logsumexp, slopes)
-
-
-def _defined_rows(
-    rows: SoftmaxRows, *, gradient: bool, cotangent: Tensor | None = None, scale: float = 1.0
-) -> RowResults:
-    """Compute rows by the definition's own formulas."""
-    z, t, transform, kept, outside = terms_of(rows)
-    s = definition.softmax(xp, z, transform, t)
-    wrong = 0.0 if outside is None else torch.where(outside, torch.nan, 0.0)
-    losses = torch.where(kept, definition.softmax_loss(xp, s, t, rows.z_loss) + wrong, 0.0)
-    logsumexp = (s.shift + s.log_sum)[:, 0]
-    if not gradient:
-        return RowResults(losses, logsumexp, None)
-    slopes = definition.softmax_gradient(xp, s, z, t, transform, rows.z_loss)
-    factor = torch.full_like(losses, scale) + wrong
-    if cotangent is not None:
-        factor = factor * cotangent
-    if rows.row_weight is not None:
-        factor = factor * rows.row_weight.reshape(-1)
-    slopes = torch.where(kept[:, None], slopes * factor[:, None], 0.0)
-    return RowResults(losses, logsumexp, slopes.to(rows.logits.dtype))
-
-
-_ROW_KERNELS = {
-    "numba_rows": _numba_rows,
-    "triton_rows": _triton_rows,
-    "definition": _defined_rows,
-}
-
-
-def row_kernel(rows: SoftmaxRows) -> tuple[str, RowKernel]:
-    """Return the name of the kernel that computes rows of logits, and the kernel."""
-    name = dispatch.choose(rows, None, dispatch.Situation(rows.logits.device.type))
-    return name, _ROW_KERNELS[name]
 
 
 # ---- the chunked kernel as a function ------------------------------------------------------------
-
-
-def planned(
-    rows: LinearRows,
-    limits: Limits,
-    *,
-    differentiated: bool,
-    whole: bool = False,
-    waiting: bool = False,
-    more_copies: int = 0,
-) -> tuple[Plan, RowKernel]:
-    """Return how the work is cut, and the kernel that computes rows of logits.
-
-    Parameters
-    ----------
-    rows, limits
-        The rows, and the memory that pieces of them may take.
-    differentiated, whole, waiting
-        As for `chunked.plan_of`.
-    more_copies
-        Numbers that are held for each logit beside those of the row kernel.
-    """
-    one = torch.empty((1, rows.weight.shape[0]), dtype=wide_of(rows), device=rows.weight.device)
-    like = rows.of_logits(one, slice(0, 1))
-    name, kernel = row_kernel(like)
-    # What the row kernel holds for each logit, as multiples of the logit.
-    copies = {"numba_rows": 2, "triton_rows": 2}.get(name, 2 * DEFINED)
-    if name == "numba_rows" and dispatch.cpu_rows().in_place(like):
-        copies = 1
-    plan = chunked.plan_of(
-        rows,
-        limits.workspace_bytes,
-        copies=copies + more_copies,
-        differentiated=differentiated,
-        invariant=limits.invariant,
-        together=limits.low_memory,
-        whole=whole,
-        waiting=waiting,
-    )
-    return plan, kernel
 
 
 def _losses(rows: LinearRows, limits: Limits) -> Tensor:
@@ -234,17 +81,6 @@ def _gradients(
         needed=needed,
         wide=wide,
     )
-
-
-def needed_of(rows: LinearRows) -> tuple[bool, bool, bool]:
-    """Tell which of hidden, weight and bias ask for derivatives."""
-    asked = [a is not None and a.requires_grad for a in (rows.hidden, rows.weight, rows.bias)]
-    return asked[0], asked[1], asked[2]
-
-
-def emptied(rows: LinearRows) -> LinearRows:
-    """Return the rows without their arrays, which autograd keeps."""
-    return rows.with_arrays((None,) * 6)
 
 
 class _Summed(torch.autograd.Function):
@@ -282,29 +118,6 @@ class _Summed(torch.autograd.Function):
             with torch.autocast(cotangent.device.type, enabled=False):
                 stash = _gradients(rows, ctx.limits, None, ahead, ctx.needed, wide=True)[1:]
         return *scaled(stash, factor, rows), *(None,) * 5
-
-
-def ahead_of(rows: LinearRows, scale: float | Tensor) -> float:
-    """Return the factor that gradients are computed with before the upstream gradient is known.
-
-    It is the scale, if that is known without waiting for a device. Half types wait for all
-    factors: what a loss scale is there to save would be lost below them.
-    """
-    half = rows.hidden.dtype.itemsize < 4 or rows.weight.dtype.itemsize < 4
-    return 1.0 if half or isinstance(scale, torch.Tensor) else scale
-
-
-def scaled(
-    stash: tuple[Tensor | None, ...], factor: Tensor, rows: LinearRows
-) -> tuple[Tensor | None, ...]:
-    """Multiply wide gradients in their own memory, and return them as the rows' dtypes want."""
-    if factor.device.type != "cpu" or factor.item() != 1.0:
-        for gradient in stash:
-            if gradient is not None:
-                gradient.mul_(factor.to(gradient.dtype))
-    return tuple(
-        None if g is None else g.to(a.dtype) for g, a in zip(stash, rows.arrays()[:3], strict=True)
-    )
 
 
 class _EachRow(torch.autograd.Function):
@@ -352,7 +165,7 @@ class _WithoutLogits(torch.autograd.Function):
         needed: Any,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            found = triton_linear().forward(ready(rows))
+            found = _triton_linear().forward(ready(rows))
         ctx.save_for_backward(*rows.arrays(), found.saved)
         ctx.rows, ctx.limits, ctx.needed = emptied(rows), limits, needed
         return reduced(found.loss.to(torch.float64), rows.row_weight, "none", 1.0, torch.float64)
@@ -364,47 +177,18 @@ class _WithoutLogits(torch.autograd.Function):
         if torch.is_grad_enabled() or are_many(cotangent):
             return *_differentiable_gradients(rows, ctx.limits, cotangent, needed), *(None,) * 3
         with torch.autocast(cotangent.device.type, enabled=False):
-            found = triton_linear().backward(
+            found = _triton_linear().backward(
                 ready(rows), saved, cotangent, hidden=needed[0], weight=needed[1], bias=needed[2],
                 filter_below=ctx.limits.filter_below,
             )  # fmt: skip
         return *found, *(None,) * 3
 
 
-def triton_linear() -> Any:
+def _triton_linear() -> Any:
     """Import the kernel without logits, which brings triton with it."""
     from xent.losses.kernels import triton_linear as module
 
     return module
-
-
-# ---- many upstream gradients at once -------------------------------------------------------------
-
-
-def are_many(*cotangents: Tensor | None) -> bool:
-    """Tell whether upstream gradients stand for many at once, none of which can be looked at.
-
-    So they do within `torch.func.vmap`, and where `torch.autograd.grad` has `is_grads_batched`.
-    """
-    functorch = torch._C._functorch
-    return functorch.get_dynamic_layer_stack_depth() > 0 or any(
-        g is not None and functorch.is_legacy_batchedtensor(g) for g in cotangents
-    )
-
-
-def by_autograd(
-    compute: Callable[[LinearRows], Tensor],
-    rows: LinearRows,
-    cotangent: Tensor,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, ...]:
-    """Return derivatives by hidden, weight and bias from the graph of what is computed of rows."""
-    differentiated = torch.is_grad_enabled()
-    with torch.enable_grad():
-        wanted = [a for a, asked in zip(rows.arrays()[:3], needed, strict=True) if asked]
-        result = compute(rows)
-        found = iter(torch.autograd.grad(result, wanted, cotangent, create_graph=differentiated))
-    return tuple(next(found) if asked else None for asked in needed)
 
 
 # ---- second derivatives --------------------------------------------------------------------------
@@ -454,14 +238,6 @@ class _Gradients(torch.autograd.Function):
         return *(f if a else None for f, a in zip(found, asked, strict=True)), None, None, None
 
 
-def blocks_of(rows: LinearRows, limits: Limits) -> Iterator[slice]:
-    """Cut rows so that the definition's own numbers stay within the workspace."""
-    count, classes = rows.hidden.shape[0], rows.weight.shape[0]
-    step = max(1, limits.workspace_bytes // (8 * DEFINED * max(1, classes)))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))
-
-
 def _second(
     rows: LinearRows, limits: Limits, cotangent: Tensor, vectors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
@@ -472,7 +248,7 @@ def _second(
     A·W + B·V_W by h, Aᵀ·h + Bᵀ·V_h by W, and Σ A by b.
     """
     dtype = wide_of(rows)
-    hidden, weight = _kept_hidden(rows).detach(), rows.weight.detach()
+    hidden, weight = kept_hidden(rows).detach(), rows.weight.detach()
     bias = None if rows.bias is None else rows.bias.detach()
     v_hidden, v_weight, v_bias = vectors
     wide = weight.to(dtype)
@@ -529,75 +305,7 @@ def _second_differentiably(
     return second_by_autograd(lambda own: _weighted(own, limits), rows, cotangent, vectors)
 
 
-def second_by_autograd(
-    compute: Callable[[LinearRows], Tensor],
-    rows: LinearRows,
-    cotangent: Tensor,
-    vectors: tuple[Tensor | None, ...],
-) -> tuple[Tensor | None, ...]:
-    """Return derivatives of ⟨gradients, vectors⟩ from the graph of weighted losses of rows."""
-    differentiated = torch.is_grad_enabled()
-    inputs = [a for a in (*rows.arrays()[:3], cotangent) if a is not None]
-    inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
-    hidden, weight, *others, each = inputs
-    bias = others[0] if others else None
-    pairs = [(a, v) for a, v in zip((hidden, weight, bias), vectors, strict=True) if v is not None]
-    with torch.enable_grad():
-        losses = compute(replace(rows, hidden=hidden, weight=weight, bias=bias))
-        first = torch.autograd.grad(losses, [a for a, _ in pairs], each, create_graph=True)
-        found = torch.autograd.grad(
-            first, inputs, [v for _, v in pairs], create_graph=differentiated, allow_unused=True
-        )
-    by_hidden, by_weight, *rest, by_cotangent = found
-    return by_hidden, by_weight, rest[0] if rest else None, by_cotangent
-
-
 # ---- the definition ------------------------------------------------------------------------------
-
-
-def _kept_hidden(rows: LinearRows) -> Tensor:
-    """Return hidden states with zeros in rows that are not looked at: NaN times 0 is NaN."""
-    kept = chunked.is_kept(rows)
-    return rows.hidden if kept is None else torch.where(kept[:, None], rows.hidden, 0.0)
-
-
-def _no_autocast(device: torch.device) -> Any:
-    """Return the context in which products are computed in the dtypes that they are given."""
-    if device.type == "meta":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def by_blocks(rows: LinearRows, limits: Limits, compute: Callable[[SoftmaxRows], Tensor]) -> Tensor:
-    """Return what differentiable operations compute of each row, some rows of logits at a time.
-
-    In a graph the logits of a block are made again when they are needed; forward mode holds those
-    of one block, and transforms of `torch.func` all that they differentiate.
-    """
-    dtype = wide_of(rows)
-    weight = rows.weight.to(dtype)
-    bias = None if rows.bias is None else rows.bias.to(dtype)
-
-    def block(hidden: Tensor, part: slice) -> Tensor:
-        logits = torch.nn.functional.linear(hidden.to(dtype), weight, bias)
-        return compute(rows.of_logits(logits, part))
-
-    with _no_autocast(rows.hidden.device):
-        hidden, parts = _kept_hidden(rows), [slice(None)]
-        if not torch.compiler.is_compiling():
-            parts = list(blocks_of(rows, limits))
-        if len(parts) < 2:
-            return block(hidden, slice(None))
-        again = torch.is_grad_enabled() and torch._C._functorch.get_dynamic_layer_stack_depth() == 0
-        again = again and torch.autograd.forward_ad._current_level < 0
-        return torch.cat(
-            [
-                checkpoint(block, hidden[part], part, use_reentrant=False)
-                if again
-                else block(hidden[part], part)
-                for part in parts
-            ]
-        )
 
 
 def _defined(rows: LinearRows, limits: Limits) -> Tensor:
@@ -612,18 +320,6 @@ def _weighted(rows: LinearRows, limits: Limits) -> Tensor:
 
 
 # ---- kernels as operators ------------------------------------------------------------------------
-
-
-def taken_apart(arguments: tuple[Any, ...]) -> tuple[LinearRows, Limits]:
-    """Return rows and limits from the arguments of an operator."""
-    *of_rows, workspace_bytes, invariant, low_memory = arguments
-    return LinearRows(*of_rows), Limits(workspace_bytes, invariant, low_memory=low_memory)
-
-
-def as_arguments(rows: LinearRows, limits: Limits) -> tuple[Any, ...]:
-    """Return the arguments of an operator: six arrays, then numbers."""
-    of_rows = (getattr(rows, field.name) for field in fields(rows))
-    return *of_rows, limits.workspace_bytes, limits.invariant, limits.low_memory
 
 
 def _recorded_rows(*arguments: Any) -> Tensor:
@@ -652,20 +348,6 @@ _operators = operators.define(
     gradients=_recorded_gradients,
     ahead=_recorded_sum,
 )
-
-
-def recorded(
-    own: operators.Operators,
-    arguments: tuple[Any, ...],
-    needed: tuple[bool, bool, bool],
-    reduction: Reduction,
-    scale: float | Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Return losses, or their sum, by an operator that compilers may record."""
-    if reduction == "sum" and any(needed):
-        return reduced(own.sum(list(needed), *arguments)[0], None, "sum", scale, dtype)
-    return reduced(own.rows(*arguments), None, reduction, scale, dtype)
 
 
 # ---- the function --------------------------------------------------------------------------------
@@ -731,12 +413,3 @@ def linear_losses(
     if not isinstance(scale, torch.Tensor) or (scale.device.type == "cpu"):
         scale = float(scale)
     return _Summed.apply(*arrays, rows, limits, scale, dtype, needed)
-
-
-def situation_of(rows: LinearRows) -> dispatch.Situation:
-    """Say where rows are, and what keeps kernels from them."""
-    others = rows.arrays()[3:]
-    reasons = [hindrance(a, others) for a in (rows.hidden, rows.weight, rows.bias) if a is not None]
-    return dispatch.Situation(
-        rows.hidden.device.type, next((r for r in reasons if r is not None), None)
-    )

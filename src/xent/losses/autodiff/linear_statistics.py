@@ -11,11 +11,10 @@ import torch
 
 from xent.losses import definition, dispatch
 from xent.losses.autodiff import operators
-from xent.losses.autodiff.linear import (
+from xent.losses.autodiff.linear_pieces import (
     DEFINED,
     Limits,
     are_many,
-    as_arguments,
     by_autograd,
     by_blocks,
     emptied,
@@ -23,8 +22,8 @@ from xent.losses.autodiff.linear import (
     planned,
     row_kernel,
     situation_of,
-    taken_apart,
 )
+from xent.losses.autodiff.operators import as_arguments, taken_apart
 from xent.losses.autodiff.torch import is_traced, ready, terms_of
 from xent.losses.kernels import LinearRows, SoftmaxRows
 from xent.losses.kernels import linear_chunked as chunked

@@ -11,13 +11,25 @@ derivatives are those of the definition.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from xent.losses.autodiff.linear_pieces import Limits
+from xent.losses.autodiff.torch import Reduction, reduced
+from xent.losses.kernels import LinearRows
 from xent.losses.kernels.linear_products import accumulation_dtype
 
-__all__ = ["ARRAYS", "NUMBERS", "Operators", "define"]
+__all__ = [
+    "ARRAYS",
+    "NUMBERS",
+    "Operators",
+    "as_arguments",
+    "define",
+    "recorded",
+    "taken_apart",
+]
 
 Tensor: TypeAlias = torch.Tensor
 Needed: TypeAlias = tuple[bool, bool, bool]
@@ -214,3 +226,32 @@ def _by_definition(
     wanted = [a for a, asked in zip(arguments[:3], needed, strict=True) if asked]
     found = iter(torch.autograd.grad(defined(*arguments), wanted, upstream, create_graph=True))
     return tuple(next(found) if asked else None for asked in needed)
+
+
+# ---- as the functions call them ------------------------------------------------------------------
+
+
+def taken_apart(arguments: tuple[Any, ...]) -> tuple[LinearRows, Limits]:
+    """Return rows and limits from the arguments of an operator."""
+    *of_rows, workspace_bytes, invariant, low_memory = arguments
+    return LinearRows(*of_rows), Limits(workspace_bytes, invariant, low_memory=low_memory)
+
+
+def as_arguments(rows: LinearRows, limits: Limits) -> tuple[Any, ...]:
+    """Return the arguments of an operator: six arrays, then numbers."""
+    of_rows = (getattr(rows, field.name) for field in fields(rows))
+    return *of_rows, limits.workspace_bytes, limits.invariant, limits.low_memory
+
+
+def recorded(
+    own: Operators,
+    arguments: tuple[Any, ...],
+    needed: tuple[bool, bool, bool],
+    reduction: Reduction,
+    scale: float | Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return losses, or their sum, by an operator that compilers may record."""
+    if reduction == "sum" and any(needed):
+        return reduced(own.sum(list(needed), *arguments)[0], None, "sum", scale, dtype)
+    return reduced(own.rows(*arguments), None, reduction, scale, dtype)

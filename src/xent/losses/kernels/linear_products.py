@@ -40,7 +40,7 @@ class RowResults(NamedTuple):
 
 
 class RowKernel(Protocol):
-    """A kernel for rows of logits, as `xent.losses.autodiff.linear` hands one in."""
+    """A kernel for rows of logits, as `xent.losses.autodiff.linear_pieces` hands one in."""
 
     def __call__(
         self,
