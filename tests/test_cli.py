@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 
 import xent
 from xent.cli import main, process
+from xent.cli.progress import progress_of
 from xent.scoring import score
 from xent.scoring.sources import open_table
 
@@ -325,3 +327,30 @@ def test_a_request_to_end_that_a_destructor_swallows_is_made_again():
     )
     assert done.returncode == 128 + 15
     assert done.stderr == b""
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("each", "said"),
+    [(None, "1.5/2.0 MB"), (lambda done, total: f"fit {done + 1} of {total}", "fit 1500001 of")],
+    ids=["bytes", "fits"],
+)
+def test_progress_is_shown_on_a_terminal_alone(each, said, monkeypatch, capsys):
+    with progress_of("packing", each=each) as progress:
+        progress(0, 0)
+    assert capsys.readouterr() == ("", "")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_of("packing", each=each) as progress:
+        progress(0, 0)
+        progress(1_500_000, 2_000_000)
+    assert said in terminal.getvalue()
+    assert capsys.readouterr().out == ""

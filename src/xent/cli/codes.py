@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xent.cli.process import OK, check_json, guarded, write_json
+from xent.cli.progress import progress_of
 from xent.errors import OptionError
 from xent.files import require_target, write_whole
 
@@ -133,21 +132,6 @@ def _model(path: Path | None) -> ContextModel | None:
     return None if path is None else ContextModel.load(path)
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give what shows how many bytes are done, on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-    shown = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
-
-
 def _say(output: Path, text: str) -> None:
     """Say what was done, where standard output is not the result itself."""
     if str(output) != "-":
@@ -182,7 +166,7 @@ def _compress(
 
     used = _order(order, model)
     _check_output(output, file, *([] if model is None else [model]))
-    with _progress("compressing") as progress:
+    with progress_of("compressing") as progress:
         written = compress_file(
             file, output, model=_model(model), order=used, threads=threads, progress=progress
         )
@@ -196,7 +180,7 @@ def _decompress(file: Path, output: Path, model: Path | None, threads: int | Non
     from xent.coding.files import decompress_file
 
     _check_output(output, file, *([] if model is None else [model]))
-    with _progress("decompressing") as progress:
+    with progress_of("decompressing") as progress:
         header = decompress_file(
             file, output, model=_model(model), threads=threads, progress=progress
         )
@@ -208,7 +192,7 @@ def _train(files: list[Path], output: Path, order: int, only: str) -> int:
     from xent.coding.files import train_model
 
     _require_file(output, "--output", *files)
-    with _progress("training") as progress:
+    with progress_of("training") as progress:
         model, size = train_model(files, order=order, only=only, without=output, progress=progress)
     model.save(output)
     sys.stdout.write(

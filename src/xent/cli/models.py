@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xent.cli.process import OK, check_json, guarded, program, terminal, write_json
+from xent.cli.progress import progress_of
 from xent.errors import OptionError
 from xent.files import require_target
 
@@ -109,7 +108,7 @@ def _fit(
             f"{given['holdout']:g}. Hint: --folds predicts every row once, --holdout some."
         )
     choice = read_choice(**columns)
-    with _progress() as progress:
+    with progress_of("reading", each=_which_fit) as progress:
         with open_table(table) as opened:
             training = read_training_table(opened, choice)
         fitted = fit_columns(
@@ -135,21 +134,8 @@ def _fit(
     return OK
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Give what shows how many of the fits are done, on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    shown = (TextColumn("{task.description:20}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*shown, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-        yield lambda done, total: bar.update(
-            task, description=f"fit {done + 1} of {total}", completed=done, total=total
-        )
+def _which_fit(done: int, total: int) -> str:
+    return f"fit {done + 1} of {total}"
 
 
 def _predict(model: Path, table: Path, output: Path, keep: list[str], unseen: Any) -> int:
