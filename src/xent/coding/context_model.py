@@ -35,6 +35,8 @@ MAX_ORDER = 2
 MAGIC = b"\x89XENTM\r\n"
 LEAST_BITS = 7
 """Bits of the shortest row: its context, its precision, how many symbols, and one."""
+AT_ONCE = 4096
+"""Contexts whose rows are chosen at a time, which bounds the memory of those that are not kept."""
 FEW_ROWS = 16
 """Rows up to which the decoder has a table of all slots of each."""
 
@@ -249,24 +251,25 @@ class ContextModel:
             are tried: rows for contexts of each length against rows for shorter ones only, each
             with frequencies of several precisions, rare bytes left to the parent or not.
         """
-        kept: list[tuple[int, int, int, Array, Array]] = []
+        kept: list[tuple[Array, ...]] = []
         shorter, above = np.zeros(1, np.int64), np.full((1, 256), 8.0)  # a plain byte
         for level, (contexts, rows) in enumerate(_shorter(counts)):
             ends = contexts % 256 ** max(0, level - 1)
             prices = above[np.searchsorted(shorter, ends)]
-            for context, own, price in zip(contexts.tolist(), rows, prices, strict=True):
-                row, weights = np.zeros(ESCAPE + 1, np.int32), np.zeros(ESCAPE + 1)
-                bits = row_loops.choose_row(own, price, escape, level == 0, row, weights)
-                if bits >= 0:
-                    row <<= PRECISION - bits
-                    row_loops.price_row(row.astype(np.float64), price.copy(), price)
-                    kept.append((level, context, bits, row, weights))
+            for start in range(0, contexts.size, AT_ONCE):
+                part = slice(start, start + AT_ONCE)
+                bits = np.empty(contexts[part].size, np.int64)
+                row = np.zeros((bits.size, ESCAPE + 1), np.int32)
+                weights = np.zeros(row.shape)
+                row_loops.choose_rows(
+                    rows[part], prices[part], escape, level == 0, bits, row, weights
+                )
+                own = bits >= 0
+                row = row[own] << (PRECISION - bits[own, None]).astype(np.int32)
+                levels = np.full(row.shape[0], level)
+                kept.append((levels, contexts[part][own], bits[own], row, weights[own]))
             shorter, above = contexts, prices
-        levels, numbers, all_bits, frequencies, exact = zip(*kept, strict=True)
-        return cls(
-            counts.order, np.array(levels), np.array(numbers), np.array(all_bits),
-            np.stack(frequencies), np.stack(exact),
-        )  # fmt: skip
+        return cls(counts.order, *map(np.concatenate, zip(*kept, strict=True)))
 
     # ---- what a coder needs ----------------------------------------------------------------------
 

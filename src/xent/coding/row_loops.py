@@ -15,7 +15,7 @@ from xent.coding.compiling import compiled
 from xent.coding.stream_loops import ESCAPE, PRECISION
 
 __all__ = [
-    "choose_row",
+    "choose_rows",
     "gamma_bits",
     "price_row",
     "quantize",
@@ -80,63 +80,83 @@ def quantize(weights, bits, out):
 
 
 @compiled
-def _bits_of_row(frequencies):
+def _bits_of_row(symbols, frequencies):
     """Return what a row takes in a model, without its context."""
-    last, known, bits = -1, 0, 4
-    for s in range(_SYMBOLS):
-        if frequencies[s] > 0:
-            bits += gamma_bits(s - last) + gamma_bits(frequencies[s])
-            last = s
+    last, known, bits, left = -1, 0, 4, 0
+    for k in range(symbols.size):
+        if frequencies[k] > 0:
+            bits += gamma_bits(symbols[k] - last) + gamma_bits(frequencies[k])
+            last, left = symbols[k], gamma_bits(frequencies[k])
             known += 1
-    return bits + gamma_bits(known) - gamma_bits(frequencies[last])
+    return bits + gamma_bits(known) - left
 
 
 @compiled
-def choose_row(counts, above, escape, always, out, exact):
-    """Choose the frequencies of one context, or none.
+def choose_rows(counts, prices, escape, always, chosen, frequencies, weights):
+    """Choose the frequencies of contexts of one length, or none, and the prices that follow.
 
     Parameters
     ----------
     counts
-        How often each byte followed.                  (256,) integers
-    above
-        What each byte costs in bits as the row's parent writes it.     (256,)
+        How often each byte followed each.                          (contexts, 256) integers
+    prices
+        What each byte costs in bits as the rows' parents write it; where there is a row, what it
+        costs as that writes it afterwards.                         (contexts, 256)
     escape
         Whether bytes that did not follow must have a price, too.
     always
         Whether there must be a row: at full precision, whatever it takes.
-    out
-        The frequencies, of a sum of 2^bits.           (257,)
-    exact
-        What they were rounded from.                   (257,)
-
-    Returns
-    -------
-    int
-        The bits, or −1 where no row saves what it costs.
+    chosen
+        The bits of each row, or −1 where none saves what it costs. (contexts,)
+    frequencies
+        The frequencies of each, of a sum of 2^bits.                (contexts, 257) zeros
+    weights
+        What they were rounded from.                                (contexts, 257) zeros
     """
-    total, parents = 0.0, 0.0
-    for s in range(256):
-        total += float(counts[s])
-        if counts[s] > 0:
-            parents += counts[s] * above[s]
-    if total == 0.0:
-        out[:], exact[:] = 0, 0.0
+    symbols, above = np.empty(_SYMBOLS, np.int64), np.empty(_SYMBOLS)
+    seen = np.empty(_SYMBOLS)
+    for r in range(chosen.size):
+        known = 0
+        for s in range(256):
+            if counts[r, s] > 0:
+                symbols[known], seen[known], above[known] = s, counts[r, s], prices[r, s]
+                known += 1
+        symbols[known] = ESCAPE
+        chosen[r] = _choose_row(
+            symbols[: known + 1], seen[:known], above[:known], escape, always,
+            frequencies[r], weights[r],
+        )  # fmt: skip
+        if chosen[r] >= 0:
+            price_row(frequencies[r], prices[r], prices[r])
+
+
+@compiled
+def _choose_row(symbols, counts, above, escape, always, out, exact):
+    """Choose the frequencies of one context, or none.
+
+    Of the bytes those alone are given that followed: `symbols` are these and the escape.
+    """
+    known = counts.size
+    if known == 0:
+        if not always:
+            return -1
         out[ESCAPE], exact[ESCAPE] = 1, 1.0
-        return 0 if always else -1
+        return 0
+    total, parents = 0.0, 0.0
+    for k in range(known):
+        total += counts[k]
+        parents += counts[k] * above[k]
     # No row takes less: each byte is told in it, no nearer to the last than it is, or goes to the
     # parent.
     least, last = 10.0, -1
-    for s in range(256):
-        n = float(counts[s])
-        if n > 0.0:
-            told = gamma_bits(s - last) + 1.0
-            least += min(told + n * math.log2(total / n), n * above[s])
-            last = s
+    for k in range(known):
+        told = gamma_bits(symbols[k] - last) + 1.0
+        least += min(told + counts[k] * math.log2(total / counts[k]), counts[k] * above[k])
+        last = symbols[k]
     if not always and parents <= least:
         return -1
     best, chosen = np.inf if always else parents, -1
-    trial, weights = np.zeros(_SYMBOLS, np.int32), np.zeros(_SYMBOLS)
+    trial, weights = np.zeros(known + 1, np.int32), np.zeros(known + 1)
     near, last = math.ceil(math.log2(total)), -1
     for step in range(5):
         bits = PRECISION if always else min(PRECISION, max(0, near - 4 + 2 * step))
@@ -149,51 +169,47 @@ def choose_row(counts, above, escape, always, out, exact):
             if kept == before:
                 continue
             before = kept
-            cost = _cost_of_row(counts, above, bits, weights, trial)
+            cost = _cost_of_row(symbols, counts, above, bits, weights, trial)
             if cost < best:
                 best, chosen = cost, bits
-                out[:], exact[:] = trial, weights
+                for k in range(known + 1):
+                    out[symbols[k]], exact[symbols[k]] = trial[k], weights[k]
     return chosen
 
 
 @compiled
 def _keep(counts, escape, rare, weights):
     """Give a weight to what came more often than `rare`, and to the escape; return how many."""
-    kept, distinct, escaped = 0, 0, 0.0
-    for s in range(256):
-        n = float(counts[s])
-        weights[s] = 0.0
-        if n > rare:
-            weights[s] = n
+    kept, escaped = 0, 0.0
+    for k in range(counts.size):
+        weights[k] = 0.0
+        if counts[k] > rare:
+            weights[k] = counts[k]
             kept += 1
         else:
-            escaped += n
-        if n > 0.0:
-            distinct += 1
-    weights[ESCAPE] = escaped
+            escaped += counts[k]
     if escape and kept < 256:
-        weights[ESCAPE] += float(distinct)
-    return kept + (1 if weights[ESCAPE] > 0.0 else 0)
+        escaped += counts.size
+    weights[counts.size] = escaped
+    return kept + (1 if escaped > 0.0 else 0)
 
 
 @compiled
-def _cost_of_row(counts, above, bits, weights, out):
+def _cost_of_row(symbols, counts, above, bits, weights, out):
     """Round weights; return the bits of the row and of what is written with it, or infinity."""
-    known = 0
+    positive = 0
     for w in weights:
         if w > 0.0:
-            known += 1
-    if known > (1 << bits):
+            positive += 1
+    if positive > (1 << bits):
         return np.inf
     quantize(weights, bits, out)
-    cost = float(_bits_of_row(out)) + 6.0  # about what its context takes
-    for s in range(256):
-        n = float(counts[s])
-        if n > 0.0:
-            if out[s] > 0:
-                cost += n * (bits - math.log2(out[s]))
-            else:
-                cost += n * (bits - math.log2(out[ESCAPE]) + above[s])
+    cost = float(_bits_of_row(symbols, out)) + 6.0  # about what its context takes
+    for k in range(counts.size):
+        if out[k] > 0:
+            cost += counts[k] * (bits - math.log2(out[k]))
+        else:
+            cost += counts[k] * (bits - math.log2(out[counts.size]) + above[k])
     return cost
 
 
@@ -201,17 +217,18 @@ def _cost_of_row(counts, above, bits, weights, out):
 def price_row(weights, above, out):
     """Write what each byte costs in bits under a row whose parent's prices are `above`.
 
-    It is infinite for a byte that no row has, where none leads on.
+    It is infinite for a byte that no row has, where none leads on. `out` may be `above`.
     """
     total = 0.0
     for w in weights:
         total += w
     for s in range(256):
-        out[s] = np.inf
         if weights[s] > 0:
             out[s] = math.log2(total / weights[s])
         elif weights[ESCAPE] > 0:
             out[s] = math.log2(total / weights[ESCAPE]) + above[s]
+        else:
+            out[s] = np.inf
 
 
 # ---- rows as bits --------------------------------------------------------------------------------
