@@ -110,7 +110,7 @@ def linear_cross_entropy(
     low_memory
         Whether a mean or sum holds no float32 copy of the gradient of a half-type weight: nothing
         is computed ahead of the backward pass, all rows come at once and the classes are cut, so
-        that each part of the gradient is rounded when it is made. Five products instead of three.
+        that each part of the gradient is rounded when it is made. Four to five products, not three.
         Where a row's target is more than one class it holds the copy in the backward pass only.
     filter_below
         With ``kernel="triton_linear"`` on a GPU: products may be left out whose part of a row's

@@ -344,9 +344,11 @@ class _Recorded(NamedTuple):
             found = _gradients(call, None, 1.0).losses
             return reduced(found, call.rows.row_weight, "none", 1.0, torch.float64)
 
-        def total(needed: tuple[bool, bool, bool], *arguments: Any) -> tuple[Any, ...]:
+        def total(
+            factor: float, needed: tuple[bool, bool, bool], *arguments: Any
+        ) -> tuple[Any, ...]:
             call = call_of(arguments, needed)
-            found, *by = _gradients(call, None, 1.0, wide=True)
+            found, *by = _gradients(call, None, factor, wide=True)
             return reduced(found, call.rows.row_weight, "sum", 1.0, torch.float64), *by
 
         return operators.define(

@@ -333,9 +333,11 @@ def _recorded_gradients(
     return _gradients(*taken_apart(arguments), upstream, 1.0, needed)[1:]
 
 
-def _recorded_sum(needed: tuple[bool, bool, bool], *arguments: Any) -> tuple[Any, ...]:
+def _recorded_sum(
+    factor: float, needed: tuple[bool, bool, bool], *arguments: Any
+) -> tuple[Any, ...]:
     rows, limits = taken_apart(arguments)
-    losses, *by = _gradients(rows, limits, None, 1.0, needed, wide=True)
+    losses, *by = _gradients(rows, limits, None, factor, needed, wide=True)
     return reduced(losses, rows.row_weight, "sum", 1.0, torch.float64), *by
 
 

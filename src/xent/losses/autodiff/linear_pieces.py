@@ -28,6 +28,7 @@ __all__ = [
     "blocks_of",
     "by_autograd",
     "by_blocks",
+    "by_graph",
     "emptied",
     "kept_hidden",
     "needed_of",
@@ -302,6 +303,29 @@ def are_many(*cotangents: Tensor | None) -> bool:
     )
 
 
+def by_graph(
+    compute: Callable[..., Tensor],
+    arrays: tuple[Tensor | None, ...],
+    cotangent: Tensor,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Return derivatives by arrays from the graph of what is computed of them.
+
+    They are derivatives by aliases: an array may be made from another, as hidden states are from a
+    tied embedding, and that path is the caller's.
+    """
+    differentiated = torch.is_grad_enabled()
+    with torch.enable_grad():
+        own = [
+            a.view_as(a) if asked and a is not None else a
+            for a, asked in zip(arrays, needed, strict=True)
+        ]
+        wanted = [a for a, asked in zip(own, needed, strict=True) if asked]
+        result = compute(*own)
+        found = iter(torch.autograd.grad(result, wanted, cotangent, create_graph=differentiated))
+    return tuple(next(found) if asked else None for asked in needed)
+
+
 def by_autograd(
     compute: Callable[[LinearRows], Tensor],
     rows: LinearRows,
@@ -309,12 +333,10 @@ def by_autograd(
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, ...]:
     """Return derivatives by hidden, weight and bias from the graph of what is computed of rows."""
-    differentiated = torch.is_grad_enabled()
-    with torch.enable_grad():
-        wanted = [a for a, asked in zip(rows.arrays()[:3], needed, strict=True) if asked]
-        result = compute(rows)
-        found = iter(torch.autograd.grad(result, wanted, cotangent, create_graph=differentiated))
-    return tuple(next(found) if asked else None for asked in needed)
+    *first, d, e, f = rows.arrays()
+    return by_graph(
+        lambda *own: compute(rows.with_arrays((*own, d, e, f))), tuple(first), cotangent, needed
+    )
 
 
 def second_by_autograd(
@@ -326,11 +348,12 @@ def second_by_autograd(
     """Return derivatives of ⟨gradients, vectors⟩ from the graph of weighted losses of rows."""
     differentiated = torch.is_grad_enabled()
     inputs = [a for a in (*rows.arrays()[:3], cotangent) if a is not None]
-    inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
-    hidden, weight, *others, each = inputs
-    bias = others[0] if others else None
-    pairs = [(a, v) for a, v in zip((hidden, weight, bias), vectors, strict=True) if v is not None]
-    with torch.enable_grad():
+    with torch.enable_grad():  # aliases, as above
+        inputs = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in inputs]
+        hidden, weight, *others, each = inputs
+        bias = others[0] if others else None
+        arrays = hidden, weight, bias
+        pairs = [(a, v) for a, v in zip(arrays, vectors, strict=True) if v is not None]
         losses = compute(replace(rows, hidden=hidden, weight=weight, bias=bias))
         first = torch.autograd.grad(losses, [a for a, _ in pairs], each, create_graph=True)
         found = torch.autograd.grad(

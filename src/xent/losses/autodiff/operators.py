@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from xent.losses.autodiff.linear_pieces import Limits
+from xent.losses.autodiff.linear_pieces import Limits, by_graph
 from xent.losses.autodiff.torch import Reduction, reduced
 from xent.losses.kernels import LinearRows
 from xent.losses.kernels.linear_products import accumulation_dtype
@@ -46,6 +46,11 @@ NUMBERS = (
     "int workspace_bytes, bool invariant, bool low_memory"
 )
 """Its options, and those of the memory."""
+
+
+_TAGS: dict[str, Any] = {}
+if hasattr(torch.Tag, "cudagraph_unsafe"):  # torch 2.8; which rows are kept is looked at
+    _TAGS["tags"] = (torch.Tag.cudagraph_unsafe,)
 
 
 class Operators(NamedTuple):
@@ -93,8 +98,8 @@ def define(
     columns
         The dimensions of a row's numbers.
     ahead
-        Of which derivatives are needed, and the arguments: the sum over rows in float64, and its
-        derivatives in the dtype of the logits; or None for no such operator.
+        Of a factor of the derivatives, which of them are needed, and the arguments: the sum over
+        rows in float64, and its derivatives in the dtype of the logits; None for no such operator.
     """
     formulas = _Formulas(_alone(rows), defined, _alone(gradients), ahead and _alone(ahead))
     schema, count = f"{arrays}, {numbers}", arrays.count("Tensor")
@@ -140,7 +145,7 @@ def _of_rows(
         return *by, *(None for _ in arguments[3:])
 
     operator = torch.library.custom_op(
-        f"xent::{name}", formulas.rows, mutates_args=(), schema=f"({schema}) -> Tensor"
+        f"xent::{name}", formulas.rows, mutates_args=(), schema=f"({schema}) -> Tensor", **_TAGS
     )
     derivatives = torch.library.custom_op(
         f"xent::{name}_gradient",
@@ -148,6 +153,7 @@ def _of_rows(
         mutates_args=(),
         schema=f"(Tensor found, Tensor upstream, bool[] needed, {schema}) "
         "-> (Tensor, Tensor, Tensor)",
+        **_TAGS,
     )
     operator.register_fake(
         lambda hidden, *_: hidden.new_empty((hidden.shape[0], *columns), dtype=torch.float64)
@@ -163,42 +169,44 @@ def _of_rows(
 
 
 def _of_sums(name: str, schema: str, count: int, formulas: _Formulas) -> Any:
-    """Register a sum of numbers of rows that computes its derivatives with it."""
+    """Register a scaled sum of numbers of rows that computes its derivatives with it."""
     ahead = formulas.ahead
     assert ahead is not None
 
-    def compute(needed: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
-        total, *own = ahead(_triple(needed), *arguments)
-        return total, *(total.new_empty(0) if a is None else a for a in own)
+    def compute(needed: list[bool], scale: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        factor = float(scale) if _is_ahead(scale, arguments) else 1.0
+        total, *own = ahead(factor, _triple(needed), *arguments)
+        return total * scale, *(total.new_empty(0) if a is None else a for a in own)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[1 : 1 + count], *output[1:])
-        ctx.numbers = inputs[1 + count :]
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[1 : 2 + count], *output[1:])
+        ctx.numbers = inputs[2 + count :]
+        ctx.mark_non_differentiable(*output[1:])
 
-    def backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        arrays, own = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        arguments, needed = (*arrays, *ctx.numbers), ctx.needs_input_grad[1:4]
-        if upstream is None:
-            by: tuple[Tensor | None, ...] = (None, None, None)
-        elif torch.is_grad_enabled():
-            each = upstream.expand(arguments[0].shape[0])
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # a checkpoint hands them out once
+        scale, arrays, own = saved[0], saved[1 : 1 + count], saved[1 + count :]
+        arguments, needed = (*arrays, *ctx.numbers), ctx.needs_input_grad[2:5]
+        if torch.is_grad_enabled():
+            each = (upstream * scale).expand(arguments[0].shape[0])
             by = _by_definition(formulas.defined, arguments, needed, each)
         else:
+            factor = upstream if _is_ahead(scale, arguments) else upstream * scale
             by = tuple(
-                (a * upstream.to(a.dtype)).to(of.dtype) if asked else None
+                (a * factor.to(a.dtype)).to(of.dtype) if asked else None
                 for a, of, asked in zip(own, arguments[:3], needed, strict=True)
             )
-        return None, *by, *(None for _ in arguments[3:])
+        return None, None, *by, *(None for _ in arguments[3:])
 
     operator = torch.library.custom_op(
         f"xent::{name}_sum",
         compute,
         mutates_args=(),
-        schema=f"(bool[] needed, {schema}) -> (Tensor, Tensor, Tensor, Tensor)",
+        schema=f"(bool[] needed, Tensor scale, {schema}) -> (Tensor, Tensor, Tensor, Tensor)",
+        **_TAGS,
     )
 
-    def fake(needed: list[bool], *arguments: Any) -> tuple[Tensor, ...]:
+    def fake(needed: list[bool], scale: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         total = arguments[0].new_empty((), dtype=torch.float64)
         wide = accumulation_dtype(*arguments[:3])
         return total, *(
@@ -209,6 +217,14 @@ def _of_sums(name: str, schema: str, count: int, formulas: _Formulas) -> Any:
     operator.register_fake(fake)
     operator.register_autograd(backward, setup_context=setup)
     return operator
+
+
+def _is_ahead(scale: Tensor, arguments: tuple[Any, ...]) -> bool:
+    """Tell whether gradients have the scale when they are made, before their upstream is known.
+
+    Half types wait for it, as `ahead_of` says; so does what would have to wait for a device.
+    """
+    return scale.device.type == "cpu" and all(a.dtype.itemsize >= 4 for a in arguments[:2])
 
 
 def _triple(needed: list[bool]) -> Needed:
@@ -223,9 +239,7 @@ def _by_definition(
     defined: Callable[..., Tensor], arguments: tuple[Any, ...], needed: Any, upstream: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Return derivatives by hidden, weight and bias that can be differentiated."""
-    wanted = [a for a, asked in zip(arguments[:3], needed, strict=True) if asked]
-    found = iter(torch.autograd.grad(defined(*arguments), wanted, upstream, create_graph=True))
-    return tuple(next(found) if asked else None for asked in needed)
+    return by_graph(lambda *own: defined(*own, *arguments[3:]), arguments[:3], upstream, needed)
 
 
 # ---- as the functions call them ------------------------------------------------------------------
@@ -251,7 +265,17 @@ def recorded(
     scale: float | Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return losses, or their sum, by an operator that compilers may record."""
-    if reduction == "sum" and any(needed):
-        return reduced(own.sum(list(needed), *arguments)[0], None, "sum", scale, dtype)
+    """Return losses, or their sum, by an operator that compilers may record.
+
+    A sum computes its derivatives ahead where a compiler will have its backward pass, and lays out
+    the memory; an exported program does not know which derivatives it will be asked for.
+    """
+    if reduction == "sum" and any(needed) and torch.compiler.is_compiling() and not _is_exporting():
+        factor = torch.as_tensor(scale, dtype=torch.float64).detach()
+        return own.sum(list(needed), factor, *arguments)[0].to(dtype)
     return reduced(own.rows(*arguments), None, reduction, scale, dtype)
+
+
+def _is_exporting() -> bool:
+    known = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
+    return known is not None and bool(known())

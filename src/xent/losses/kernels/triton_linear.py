@@ -54,7 +54,6 @@ from xent.losses.kernels.triton_host import (
 __all__ = [
     "SPANS",
     "WORKSPACE",
-    "RowStatistics",
     "backward",
     "forward",
     "refuses",

@@ -27,7 +27,6 @@ from xent.losses.kernels.triton_host import (
 
 __all__ = [
     "LONGEST_BLOCK",
-    "RowStatistics",
     "backward",
     "forward",
     "forward_with_gradient",
