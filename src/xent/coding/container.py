@@ -344,7 +344,7 @@ def _side_by_side(
         try:
             for number, item in enumerate(items):
                 ahead.append((pool.submit(work, number, item), number, item))
-                if len(ahead) > count:
+                if len(ahead) > 2 * count:  # so that no thread waits while this one works
                     yield first()
             while ahead:
                 yield first()

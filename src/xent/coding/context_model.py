@@ -14,6 +14,7 @@ bits. A context has a row of its own only where that makes rows and symbols toge
 from __future__ import annotations
 
 import hashlib
+import mmap
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -98,7 +99,7 @@ class Counts:
     def __init__(self, order: int) -> None:
         self.order = check_order(order)
         size = 256**self.order
-        self._table = np.zeros((size, 256), np.int64)
+        self._table = _zeros(size)
         self._seen = np.zeros(size, np.uint8)
         self._contexts: Array | None = None
         self._rows: Array | None = None
@@ -111,7 +112,7 @@ class Counts:
 
     def _spread(self) -> None:
         """Have a place for every context again."""
-        table = np.zeros((self._seen.size, 256), np.int64)
+        table = _zeros(self._seen.size)
         table[self.contexts] = self.rows
         self._table, self._contexts, self._rows = table, None, None
 
@@ -148,6 +149,18 @@ class Counts:
         where = rows > 0
         surprise = np.log2(np.divide(totals, rows, where=where, out=np.ones_like(rows)))
         return float(np.sum(rows * surprise))
+
+
+def _zeros(contexts: int) -> Array:
+    """Return a table of counts, of which those pages alone take memory that are written to.
+
+    NumPy asks for huge pages: clearing all of the 134 MB of order 2 takes longer than counting.
+    """
+    private = {}
+    if hasattr(mmap, "MAP_PRIVATE"):  # of this process alone, also when it forks
+        private["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, contexts * 256 * 8, **private)
+    return np.frombuffer(memory, np.int64).reshape(contexts, 256)
 
 
 def _shorter(counts: Counts) -> list[tuple[Array, Array]]:
