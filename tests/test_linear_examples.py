@@ -267,7 +267,8 @@ def test_products_are_as_many_as_the_page_says(products):
         found = products(lambda call=call: eval(call, dict(names)).sum())
         if " to " in said:
             low, high = map(float, said.split(" to "))
-            assert low <= found < high, call
+            cut = "workspace_bytes" in call  # elsewhere all logits fit the workspace
+            assert (low < found < high) if cut else found == low, call
         else:
             assert found == float(said), call
 
