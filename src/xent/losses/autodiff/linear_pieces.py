@@ -24,6 +24,7 @@ __all__ = [
     "USUAL",
     "Limits",
     "ahead_of",
+    "are_half",
     "are_many",
     "blocks_of",
     "by_autograd",
@@ -224,8 +225,13 @@ def ahead_of(rows: LinearRows, scale: float | Tensor) -> float:
     It is the scale, if that is known without waiting for a device. Half types wait for all
     factors: what a loss scale is there to save would be lost below them.
     """
-    half = rows.hidden.dtype.itemsize < 4 or rows.weight.dtype.itemsize < 4
+    half = are_half(rows.hidden, rows.weight)
     return 1.0 if half or isinstance(scale, torch.Tensor) else scale
+
+
+def are_half(hidden: Tensor, weight: Tensor) -> bool:
+    """Tell whether derivatives by one of them are of a half type, so that factors come first."""
+    return hidden.dtype.itemsize < 4 or weight.dtype.itemsize < 4
 
 
 def scaled(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
-from xent.losses.autodiff.linear_pieces import Limits, by_graph
+from xent.losses.autodiff.linear_pieces import Limits, are_half, by_graph
 from xent.losses.autodiff.torch import Reduction, reduced
 from xent.losses.kernels import LinearRows
 from xent.losses.kernels.linear_products import accumulation_dtype
@@ -224,7 +224,7 @@ def _is_ahead(scale: Tensor, arguments: tuple[Any, ...]) -> bool:
 
     Half types wait for it, as `ahead_of` says; so does what would have to wait for a device.
     """
-    return scale.device.type == "cpu" and all(a.dtype.itemsize >= 4 for a in arguments[:2])
+    return scale.device.type == "cpu" and not are_half(*arguments[:2])
 
 
 def _triple(needed: list[bool]) -> Needed:
