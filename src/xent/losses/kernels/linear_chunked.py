@@ -5,8 +5,8 @@ losses and, in the same memory, into their gradient, and two more products carry
 and ``weight``: three products in all. Where so few rows fit the workspace that the products would
 be slow, the classes are cut too. Then the rows' log-sum-exp is put together from the pieces first,
 and all pieces but the last are made again for their gradient: fewer than four products. Where there
-are no more rows than features nothing is made again: the pieces wait in the memory of the weight's
-gradient, each in the lines that it will write.
+are no more rows than features, and the weight's gradient is wanted in the dtype of the logits,
+nothing is made again: the pieces wait in its memory, each in the lines that it will write.
 
 For a row with target y let L be log Σ exp over the *other* classes, which pieces can be put
 together to. With the target's own logit a the loss is log(1 + exp(L − a)), which cancels nowhere.
@@ -57,8 +57,8 @@ FEW_ROWS = 150
 """Rows below which products are so slow, as each reads all of the weight, that classes are cut."""
 TOGETHER = 256
 """Rows from which products are hardly faster."""
-ASIDE = 3 * 2**20
-"""Bytes that a matrix library copies aside; of a small workspace an eighth is kept for them."""
+ASIDE = 3 * 2**19
+"""Bytes of the workspace, at most an eighth, left for what a matrix library copies aside."""
 INVARIANT_ROWS = 128
 """Rows of each product where results must not depend on how many rows there are."""
 
@@ -231,10 +231,17 @@ class _Sums:
         there, line = self.weight[start:stop].view(-1), line_of(stop - start)
         return there[: rows * line].view(rows, line) if rows * line <= there.numel() else None
 
-    def share(self, rows: int) -> Tensor | None:
-        """Return memory for the gradient of some rows, or None where it is not wanted."""
+    def share(self, where: Tensor | slice, rows: int) -> Tensor | None:
+        """Return zeros to add some rows' gradient to, or None where it is not wanted.
+
+        They are where the gradient will be, if these rows are next to each other there.
+        """
         if self.hidden is None:
             return None
+        if isinstance(where, slice) and self.hidden.dtype == self.head.dtype:
+            there = self.hidden[where]
+            if there.shape[0] == rows:
+                return there
         shape, device = (rows, self.hidden.shape[1]), self.hidden.device
         return torch.zeros(shape, dtype=self.head.dtype, device=device)
 
@@ -335,7 +342,7 @@ def gradients(
         where = part if index is None else index[part]
         own = part.stop - part.start
         piece = _piece(rows, where, cotangent, call)
-        share = sums.share(piece.hidden.shape[0])
+        share = sums.share(where, piece.hidden.shape[0])
         losses = compute(piece, call, share)[:own]
         if found is None:
             every = rows.hidden.shape[0], *losses.shape[1:]

@@ -26,7 +26,7 @@ Tensor: TypeAlias = torch.Tensor
 PAD = 16
 """Columns beside a piece of logits: one that is masked, and the next row begins with a vector."""
 
-NARROW, FEW = 2048, 512
+NARROW, FEW = 3072, 512
 """Classes of a product that makes logits of few rows: what a matrix library copies aside grows
 with the classes, to 10 MiB, and such a product is as fast in parts."""
 
