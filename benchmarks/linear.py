@@ -40,7 +40,9 @@ README = ROOT / "README.md"
 TESTS = ("tests/test_torch_linear.py", "-k", "values or digits or half_types")
 MIB = 2**20
 SLOW = 4.0
-"""A form that takes so many times as long as the products has one turn."""
+"""Torch's chunks have one turn where they take so many times as long as the products."""
+SPAN, MOST = 4.0, 20
+"""Seconds of products that a shape is looked at for, unless that takes more turns than these."""
 Line = dict[str, Any]
 
 
@@ -168,7 +170,7 @@ def _cut(given: Inputs) -> torch.Tensor:
     return loss.detach()
 
 
-PRODUCTS = "three products"
+PRODUCTS, FOUR = "three products", "four products"
 MEAN, SMALL, ROWS, BARE = "xent", "xent, 32 MiB", "xent, rows", "xent, no logits"
 WHOLE, CHUNKS = "materialised", "torch, chunked"
 OURS = {MEAN: 256, SMALL: 32, ROWS: 256, BARE: 256}
@@ -194,19 +196,23 @@ def systems(shape: Shape) -> dict[str, Callable[[Inputs], torch.Tensor]]:
     return found
 
 
-def _products(given: Inputs) -> Callable[[], None]:
-    """Return the three products alone, into memory that is there."""
+def products(given: Inputs) -> dict[str, Callable[[], None]]:
+    """Return the products alone, into memory that is there; four make the logits twice."""
     shape = given.shape
     hidden, head = given.hidden.detach(), given.head.detach()
     logits = torch.zeros(shape.rows, shape.classes, dtype=hidden.dtype, device=hidden.device)
     by_hidden, by_head = torch.zeros_like(hidden), torch.zeros_like(head)
 
-    def run() -> None:
+    def three() -> None:
         torch.mm(hidden, head.t(), out=logits)
         torch.mm(logits, head, out=by_hidden)
         torch.mm(logits.t(), hidden, out=by_head)
 
-    return run
+    def four() -> None:
+        torch.mm(hidden, head.t(), out=logits)
+        three()
+
+    return {PRODUCTS: three, FOUR: four}
 
 
 def row_kernel_of(given: Inputs) -> str:
@@ -275,43 +281,44 @@ def time_shape(shape: Shape, rounds: int) -> Iterator[Line]:
     show_progress(f"{shape.name}: float64")
     truth = exact(given)
     forms = systems(shape)
-    products = _products(given)
-    spent: dict[str, list[float]] = {PRODUCTS: [], **{name: [] for name in forms}}
+    bare = products(given)
+    spent: dict[str, list[float]] = {name: [] for name in (*bare, *forms)}
     errors = {}
-    _seconds(products, shape.device)
+    for run in bare.values():
+        run()
     for name, form in forms.items():  # compiles, and says what it is off by
         show_progress(f"{shape.name}: {name}")
         if name == CHUNKS:
             continue
         errors[name] = truth.errors(form(given), given)
+    rounds = max(rounds, min(MOST, int(SPAN / _seconds(bare[PRODUCTS], shape.device))))
     for turn in range(rounds):
         show_progress(f"{shape.name}: round {turn + 1} of {rounds}")
-        products()
-        spent[PRODUCTS].append(_seconds(products, shape.device))
+        for name, run in bare.items():
+            run()
+            spent[name].append(_seconds(run, shape.device))
         for name, form in forms.items():
-            if turn and spent[name][0] > SLOW * spent[PRODUCTS][0]:
-                continue
-            if name != CHUNKS:  # so that each finds the memory of its own last step, as in training
+            if name == CHUNKS:
+                if turn and spent[name][0] > SLOW * spent[PRODUCTS][0]:
+                    continue
+            else:  # so that each finds the memory of its own last step, as in training
                 form(given)
             result: list[torch.Tensor] = []
             spent[name].append(
                 _seconds(lambda form=form, result=result: result.append(form(given)), shape.device)
             )
             errors.setdefault(name, truth.errors(result[0], given))
-    base = median(spent[PRODUCTS])
-    yield {
-        "kind": "time", "shape": shape.name, "size": shape.size, "dtype": shape.dtype,
-        "form": PRODUCTS, "seconds": base, "rounds": rounds, "threads": torch.get_num_threads(),
-        "row_kernel": row_kernel_of(given),
-    }  # fmt: skip
-    for name in forms:
-        loss, hidden, head = errors[name]
-        yield {
+    for name, turns in spent.items():
+        line: Line = {
             "kind": "time", "shape": shape.name, "size": shape.size, "dtype": shape.dtype,
-            "form": name, "seconds": median(spent[name]), "rounds": len(spent[name]),
-            "of_products": median(spent[name]) / base, "loss_error": loss,
-            "hidden_gradient_error": hidden, "head_gradient_error": head,
+            "form": name, "seconds": median(turns), "turns": [round(t, 6) for t in turns],
         }  # fmt: skip
+        if name == PRODUCTS:
+            line |= {"threads": torch.get_num_threads(), "row_kernel": row_kernel_of(given)}
+        if name in errors:
+            names = "loss_error", "hidden_gradient_error", "head_gradient_error"
+            line |= dict(zip(names, errors[name], strict=True))
+        yield line
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -345,7 +352,7 @@ def _measure_peak(name: str, form: str) -> int:
     run = systems(shape)[form]
     few = inputs(replace(shape, rows=64, classes=64))
     run(few)  # loads, compiles and starts threads
-    _products(few)()
+    products(few)[PRODUCTS]()
 
     def call() -> Any:
         run(given)
@@ -370,6 +377,15 @@ def _by(lines: Sequence[Line], kind: str) -> dict[tuple[str, str], Line]:
     return {(line["shape"], line["form"]): line for line in lines if line["kind"] == kind}
 
 
+def ratio(line: Line, other: Line) -> float:
+    """Return how many times as long one form takes as another: the median over their turns.
+
+    A turn is beside the other's of the same round, as the machine's own speed changes. Where one
+    has fewer turns, they were the first rounds.
+    """
+    return median(a / b for a, b in zip(line["turns"], other["turns"], strict=False))
+
+
 def table(lines: Sequence[Line]) -> str:
     """Return the figures as a table in Markdown."""
     times, memory = _by(lines, "time"), _by(lines, "peak")
@@ -382,17 +398,19 @@ def table(lines: Sequence[Line]) -> str:
         "| --- " * len(heads) + "|",
     ]
     for (shape, form), line in times.items():
+        took = f"{form} | {seconds_in_words(line['seconds'])}"
+        of_products = f"{ratio(line, times[shape, PRODUCTS]):.2f} ×"
         if form == PRODUCTS:
-            rows.append(
-                f"| {line['size']} | {form} | {seconds_in_words(line['seconds'])} | 1 | | | |"
-            )
+            rows.append(f"| {line['size']} | {took} | 1 | | | |")
+            continue
+        if form == FOUR:
+            rows.append(f"| | {took} | {of_products} | | | |")
             continue
         peak = memory.get((shape, form))
         extra = "" if peak is None else f"{(peak['bytes'] - peak['gradient_bytes']) / MIB:.0f} MiB"
         off = max(line["hidden_gradient_error"], line["head_gradient_error"])
         rows.append(
-            f"| | {form} | {seconds_in_words(line['seconds'])} | {line['of_products']:.2f} × | "
-            f"{extra} | {line['loss_error']:.0e} | {off:.0e} |"
+            f"| | {took} | {of_products} | {extra} | {line['loss_error']:.0e} | {off:.0e} |"
         )
     return "\n".join(rows)
 
@@ -406,18 +424,17 @@ def reached(lines: Sequence[Line]) -> list[str]:
         told.append(f"{'holds ' if holds else 'misses'}  {text}")
 
     for shape in dict.fromkeys(name for name, _ in times):
-        took = {form: line["seconds"] for (name, form), line in times.items() if name == shape}
-        if MEAN not in took:
+        if (shape, MEAN) not in times:
             continue
-        three = took[PRODUCTS]
         checks = (
-            (took[MEAN] / three, 1.15, "the mean, of three products"),
-            (took[ROWS] / (three * 4 / 3), 1.15, "rows, of four products"),
-            (took[MEAN] / took[WHOLE], 0.9, "the mean, of the materialised form"),
-            (took[MEAN] / took[CHUNKS], 1 / 3, "the mean, of torch's chunks"),
-            (took[SMALL] / took[MEAN], 1.3, "the mean in 32 MiB, of that in 256 MiB"),
+            (MEAN, PRODUCTS, 1.15, "the mean, of three products"),
+            (ROWS, FOUR, 1.15, "rows, of four products"),
+            (MEAN, WHOLE, 0.9, "the mean, of the materialised form"),
+            (MEAN, CHUNKS, 1 / 3, "the mean, of torch's chunks"),
+            (SMALL, MEAN, 1.3, "the mean in 32 MiB, of that in 256 MiB"),
         )
-        for figure, most, text in checks:
+        for form, other, most, text in checks:
+            figure = ratio(times[shape, form], times[shape, other])
             tell(figure <= most, f"{shape}: {text}: {figure:.3f}, {most:.3g} at most")
         for form in (MEAN, SMALL, ROWS):
             peak = memory.get((shape, form))
