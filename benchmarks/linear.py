@@ -462,7 +462,10 @@ def reached(lines: Sequence[Line]) -> list[str]:
 
 def render(text: str, lines: Sequence[Line]) -> str:
     """Return a page with its table made from the measurements."""
-    return replace_part(text, "linear", f"\n{table(lines)}\n\n")
+    machine = lines[0]["machine"]
+    where = f"{machine['cpu']}, {machine['cores']} cores, float32"
+    how = "Seconds are medians over the turns, and so are ratios, each within a turn."
+    return replace_part(text, "linear", f"\n{table(lines)}\n\n{where}. {how}\n")
 
 
 if __name__ == "__main__":

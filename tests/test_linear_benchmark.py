@@ -65,8 +65,8 @@ def made(ours, whole, peak):
     common = {"shape": "small", "size": "1 × 1 × 1", "dtype": "float32"}
     exact = {"loss_error": 1e-8, "hidden_gradient_error": 1e-7, "head_gradient_error": 1e-7}
     seconds = {
-        linear.PRODUCTS: 1.0, linear.FOUR: 4 / 3, linear.MEAN: ours, linear.SMALL: 1.2 * ours, linear.ROWS: 4 / 3 * ours,
-        linear.WHOLE: whole, linear.CHUNKS: 9.0,
+        linear.PRODUCTS: 1.0, linear.FOUR: 4 / 3, linear.MEAN: ours, linear.SMALL: 1.2 * ours,
+        linear.ROWS: 4 / 3 * ours, linear.WHOLE: whole, linear.CHUNKS: 9.0,
     }  # fmt: skip
     for form, took in seconds.items():
         yield {

@@ -232,18 +232,28 @@ class _Sums:
         return there[: rows * line].view(rows, line) if rows * line <= there.numel() else None
 
     def share(self, where: Tensor | slice, rows: int) -> Tensor | None:
-        """Return zeros to add some rows' gradient to, or None where it is not wanted.
+        """Return zeros to add the gradient of some rows to, or None where it is not wanted.
 
-        They are where the gradient will be, if these rows are next to each other there.
+        They are where it belongs if `where` says so many rows next to each other.
         """
         if self.hidden is None:
             return None
-        if isinstance(where, slice) and self.hidden.dtype == self.head.dtype:
-            there = self.hidden[where]
-            if there.shape[0] == rows:
-                return there
+        if self._is_there(where, rows):
+            return self.hidden[where]
         shape, device = (rows, self.hidden.shape[1]), self.hidden.device
         return torch.zeros(shape, dtype=self.head.dtype, device=device)
+
+    def keep(self, where: Tensor | slice, share: Tensor | None) -> None:
+        """Write the gradient of some rows where it belongs, unless it is there."""
+        if share is None or self.hidden is None or self._is_there(where, share.shape[0]):
+            return
+        own = where.stop - where.start if isinstance(where, slice) else where.shape[0]
+        self.hidden[where] = share[:own].to(self.hidden.dtype)
+
+    def _is_there(self, where: Tensor | slice, rows: int) -> bool:
+        assert self.hidden is not None
+        same = self.hidden.dtype == self.head.dtype
+        return same and isinstance(where, slice) and where.stop - where.start == rows
 
     def result(self, rows: LinearRows, losses: Tensor) -> Gradients:
         """Return the sums, in the dtypes of what they are derivatives by unless they stay wide."""
@@ -348,8 +358,7 @@ def gradients(
             every = rows.hidden.shape[0], *losses.shape[1:]
             found = torch.zeros(every, dtype=torch.float64, device=device)
         found[where] = losses
-        if share is not None and sums.hidden is not None:
-            sums.hidden[where] = share[:own].to(sums.hidden.dtype)
+        sums.keep(where, share)
         sums.first = False
     if found is None:
         found = torch.zeros(rows.hidden.shape[0], dtype=torch.float64, device=device)

@@ -27,8 +27,8 @@ PAD = 16
 """Columns beside a piece of logits: one that is masked, and the next row begins with a vector."""
 
 NARROW, FEW = 3072, 512
-"""Classes of a product that makes logits of few rows: what a matrix library copies aside grows
-with the classes, to 10 MiB, and such a product is as fast in parts."""
+"""Classes of a product that makes logits of few rows, whose workspace may be small: what a matrix
+library copies aside grows with the classes, to 17 MiB, and its parts are nearly as fast."""
 
 
 class RowResults(NamedTuple):
