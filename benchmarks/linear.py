@@ -41,7 +41,7 @@ TESTS = ("tests/test_torch_linear.py", "-k", "values or digits or half_types")
 MIB = 2**20
 SLOW = 4.0
 """Torch's chunks have one turn where they take so many times as long as the products."""
-SPAN, MOST = 4.0, 20
+SPAN, MOST = 10.0, 20
 """Seconds of products that a shape is looked at for, unless that takes more turns than these."""
 Line = dict[str, Any]
 
